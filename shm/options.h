@@ -1,0 +1,70 @@
+/* options.h: the command-line options that every member program has, for getopt_long.
+ *
+ *   static const struct option options[] = {BUS_MEMBER_OPTIONS, {"model", required_argument, 0,
+ * 'm'}, {0}}; while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) if ((taken =
+ * bus_member_options_take(&common, option, optarg)) == 0) switch (option) { the program's own }
+ */
+#ifndef SIGNALBUS_OPTIONS_H
+#define SIGNALBUS_OPTIONS_H
+
+#include "loop.h"
+
+#include <getopt.h>
+
+BUS_BEGIN_DECLARATIONS
+
+struct bus_member_options {
+  const char *directory;
+  const char *name;
+  int core;      /* -1: not pinned */
+  int numa_node; /* -1: anywhere */
+  uint32_t idle; /* enum bus_idle */
+  mode_t mode;   /* of the member's file */
+  bool small_pages;
+};
+
+enum {
+  BUS_OPTION_BUS = 0x1000,
+  BUS_OPTION_NAME,
+  BUS_OPTION_CORE,
+  BUS_OPTION_NUMA_NODE,
+  BUS_OPTION_IDLE,
+  BUS_OPTION_MODE,
+  BUS_OPTION_SMALL_PAGES
+};
+
+#define BUS_MEMBER_OPTIONS                                                                         \
+  {"bus", required_argument, NULL, BUS_OPTION_BUS},                                                \
+      {"name", required_argument, NULL, BUS_OPTION_NAME},                                          \
+      {"core", required_argument, NULL, BUS_OPTION_CORE},                                          \
+      {"numa-node", required_argument, NULL, BUS_OPTION_NUMA_NODE},                                \
+      {"idle", required_argument, NULL, BUS_OPTION_IDLE},                                          \
+      {"mode", required_argument, NULL, BUS_OPTION_MODE},                                          \
+  {                                                                                                \
+    "small-pages", no_argument, NULL, BUS_OPTION_SMALL_PAGES                                       \
+  }
+
+#define BUS_MEMBER_OPTIONS_HELP                                                                    \
+  "  --bus DIR           the bus (default $SIGNAL_BUS, else /dev/shm/signals)\n"                   \
+  "  --name NAME         this member's name on it\n"                                               \
+  "  --core N            pin to core N (default: not pinned)\n"                                    \
+  "  --numa-node N       place the member's file on node N\n"                                      \
+  "  --idle STRATEGY     spin, backoff (default) or sleep when there is nothing to do\n"           \
+  "  --mode OCTAL        mode of the member's file (default 0640)\n"                               \
+  "  --small-pages       do not ask for huge pages\n"
+
+/* Defaults, with this member name. */
+BUS_EXPORT void bus_member_options_init(struct bus_member_options *options, const char *name);
+
+/* Takes one option. Returns 1 when it was one of the above, 0 when not, BUS_ERROR_INVALID with a
+ * message when its value is wrong. */
+BUS_EXPORT int bus_member_options_take(struct bus_member_options *options, int option,
+                                       const char *value);
+
+/* Parses a whole decimal number in minimum..maximum; `what` names it in the message. */
+BUS_EXPORT int bus_parse_integer(const char *text, int64_t minimum, int64_t maximum,
+                                 const char *what, int64_t *value);
+
+BUS_END_DECLARATIONS
+
+#endif

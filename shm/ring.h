@@ -1,0 +1,232 @@
+/* ring.h: the single-producer ring: one producer, at most one reliable consumer, any observers.
+ *
+ * Slot i = position n & (depth-1) holds the record of position n exactly when its last word, the
+ * stamp, is n+1. There is no shared head or tail: a record costs the transfer of the lines it
+ * fills. A new ring's stamps are those of "the lap before", so every rule below holds from the
+ * first record.
+ *
+ * Orderings, in pairs (x86 needs no instruction for any of them; ARM: stlr, ldar, dmb):
+ *   P1 release fence before the payload stores: the stamp of record n-1 is visible before any
+ * payload word of record n overwrites its slot. Pairs with O2. P2 release store of the stamp n+1
+ * after the payload. Pairs with C1 and O1. P3 acquire load of the consumer's position. Pairs with
+ * C2: the consumer's reads of a slot are over before the producer overwrites it. C1 acquire load of
+ * the stamp. Pairs with P2. C2 release store of the position after the reads. Pairs with P3. O1
+ * acquire load of the stamp. Pairs with P2. O2 acquire fence after the copy, then a load of the
+ * stamp of slot n-1: still n means that record n-1+depth is not committed, so by P1 no word of
+ * record n+depth is visible yet: the copy is whole. (Loading slot n's own stamp again does not show
+ * an overwrite that is under way.) Pairs with P1.
+ *
+ * Positions are 64-bit, count from 0 and wrap. */
+#ifndef SIGNALBUS_RING_H
+#define SIGNALBUS_RING_H
+
+#include "error.h"
+#include "layout.h"
+
+BUS_BEGIN_DECLARATIONS
+
+/* Producer: private to one thread. Fields are for the inline functions only. */
+struct bus_producer {
+  unsigned char *slots;
+  uint64_t next;  /* position of the record to write */
+  uint64_t limit; /* first position that may not be written yet */
+  uint64_t mask;
+  uint64_t record_size;
+  struct bus_ring_header *header;
+  const struct bus_position *consumer; /* NULL: not connected */
+  uint64_t consumed;                   /* the consumer's position, as last accepted */
+  uint64_t depth;
+  uint64_t instance; /* of the ring's file */
+  uint32_t policy;
+  uint32_t reserved0;
+};
+
+/* Reliable consumer: private to one thread. */
+struct bus_consumer {
+  const unsigned char *slots;
+  uint64_t next;      /* position of the record to read */
+  uint64_t published; /* what `position` says */
+  uint64_t publish_every;
+  uint64_t mask;
+  uint64_t record_size;
+  struct bus_position *position; /* in the consumer's own file */
+  uint64_t depth;
+};
+
+/* Observer: private to one thread. */
+struct bus_observer {
+  const unsigned char *slots;
+  uint64_t next;
+  uint64_t lost; /* records overwritten before they were read, in total */
+  uint64_t mask;
+  uint64_t record_size;
+  uint64_t depth;
+};
+
+/* ---- set-up; control plane ---- */
+
+/* Makes the ring at `memory` (entry->size zeroed bytes) empty with its first record at `start`. */
+BUS_EXPORT void bus_ring_format(void *memory, const struct bus_entry *entry, uint64_t start);
+
+/* Position after the newest committed record, from the stamps alone. O(depth); for attach and
+ * takeover. `memory` is the ring object. Stamps that cannot belong to their slot are ignored. */
+BUS_EXPORT uint64_t bus_ring_head(const void *memory, const struct bus_entry *entry);
+
+/* Starts (or resumes, after the newest committed record) producing into an own ring of `instance`
+ * (bus_member_header()->instance). Until a consumer is connected everything that the ring still
+ * holds counts as unread: nothing that the consumer may want is overwritten. */
+BUS_EXPORT void bus_producer_init(struct bus_producer *producer, void *memory,
+                                  const struct bus_entry *entry, uint64_t instance);
+
+/* Connects the reliable consumer's position (in the consumer's mapped file), or disconnects it with
+ * NULL. Housekeeping, by the producer's thread. */
+BUS_EXPORT void bus_producer_connect(struct bus_producer *producer,
+                                     const struct bus_position *position);
+
+/* Publishes the producer's own figures in the ring header, for people. Housekeeping. */
+BUS_EXPORT void bus_producer_report(struct bus_producer *producer);
+
+/* Takes the consumer's position again and moves the limit. Called by reserve; returns true when
+ * there is room now. Impossible positions (ahead of the producer, or backwards) are counted and
+ * ignored. */
+BUS_EXPORT bool bus_producer_refresh(struct bus_producer *producer);
+
+/* Starts (or resumes) consuming a neighbour's ring: `position` is the consumer's own object. When
+ * it holds a position of this `instance` that one is resumed, moved up when records were
+ * overwritten meanwhile (counted in position->lost); else reading starts at the oldest record in
+ * the ring, and `output_floor` is stored with it: where the consumer's own output stands at that
+ * moment. */
+BUS_EXPORT void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
+                                  const struct bus_entry *entry, uint64_t instance,
+                                  struct bus_position *position, uint64_t output_floor);
+
+/* The slow part of bus_consumer_poll: publishes the position, and moves on when the producer has
+ * lapped this consumer (it could not see the position), counting what was lost. Returns NULL. */
+BUS_EXPORT const void *bus_consumer_idle(struct bus_consumer *consumer, uint64_t stamp);
+
+/* Starts observing, `from_oldest` in the ring or from the next record to come. */
+BUS_EXPORT void bus_observer_init(struct bus_observer *observer, const void *memory,
+                                  const struct bus_entry *entry, bool from_oldest);
+
+/* Moves an observer that was lapped to the middle of the ring and counts what it lost. Returns
+ * BUS_ERROR_OVERRUN. */
+BUS_EXPORT int bus_observer_overrun(struct bus_observer *observer);
+
+/* ---- hot path ---- */
+
+static BUS_ALWAYS_INLINE uint64_t *bus_slot_stamp(const unsigned char *slot, uint64_t record_size)
+{
+  return (uint64_t *)(uintptr_t)(slot + record_size - sizeof(uint64_t));
+}
+
+/* The slot to fill for the next record, or NULL when the ring is full (WAIT: try again;
+ * DROP_NEWEST: counted as dropped). Fill it directly, all but the stamp, then commit; nothing is
+ * visible before. Calling reserve again without commit gives the same slot. */
+static BUS_ALWAYS_INLINE void *bus_producer_reserve(struct bus_producer *producer)
+{
+  if (BUS_UNLIKELY(producer->next == producer->limit) && !bus_producer_refresh(producer))
+    return NULL;
+  unsigned char *slot = producer->slots + (producer->next & producer->mask) * producer->record_size;
+  bus_prefetch_for_write(producer->slots +
+                         ((producer->next + 2) & producer->mask) * producer->record_size);
+  BUS_FENCE_RELEASE(); /* P1 */
+  return slot;
+}
+
+/* Publishes the reserved slot; returns its position. */
+static BUS_ALWAYS_INLINE uint64_t bus_producer_commit(struct bus_producer *producer)
+{
+  uint64_t position = producer->next++;
+  unsigned char *slot = producer->slots + (position & producer->mask) * producer->record_size;
+  BUS_STORE_RELEASE(bus_slot_stamp(slot, producer->record_size), position + 1); /* P2 */
+  return position;
+}
+
+/* Reserve, copy `record` (record_size bytes; its last word is ignored) and commit. Returns BUS_OK
+ * or BUS_ERROR_AGAIN when full. The copy is made of relaxed 64-bit stores, so observers race with
+ * nothing but atomics; filling the reserved slot field by field is faster. */
+static BUS_ALWAYS_INLINE int bus_producer_publish(struct bus_producer *producer, const void *record)
+{
+  bus_word *slot = (bus_word *)bus_producer_reserve(producer);
+  if (!slot)
+    return BUS_ERROR_AGAIN;
+  const bus_word *from = (const bus_word *)record;
+  for (uint64_t i = 0; i < producer->record_size / sizeof(bus_word) - 1; i++)
+    BUS_STORE_RELAXED(&slot[i], from[i]);
+  bus_producer_commit(producer);
+  return 0;
+}
+
+/* The next record, in place and valid until released, or NULL when there is none. */
+static BUS_ALWAYS_INLINE const void *bus_consumer_poll(struct bus_consumer *consumer)
+{
+  const unsigned char *slot =
+      consumer->slots + (consumer->next & consumer->mask) * consumer->record_size;
+  uint64_t stamp = BUS_LOAD_ACQUIRE(bus_slot_stamp(slot, consumer->record_size)); /* C1 */
+  if (BUS_LIKELY(stamp == consumer->next + 1))
+    return slot;
+  return bus_consumer_idle(consumer, stamp);
+}
+
+/* The record `ahead` places after the next one (0..depth-1), in place, or NULL when it is not there
+ * yet: for batches. Nothing is taken until released, so a peek may be repeated at will. */
+static BUS_ALWAYS_INLINE const void *bus_consumer_peek(const struct bus_consumer *consumer,
+                                                       uint64_t ahead)
+{
+  uint64_t position = consumer->next + ahead;
+  const unsigned char *slot = consumer->slots + (position & consumer->mask) * consumer->record_size;
+  uint64_t stamp = BUS_LOAD_ACQUIRE(bus_slot_stamp(slot, consumer->record_size)); /* C1 */
+  return stamp == position + 1 ? slot : NULL;
+}
+
+/* Publishes everything before `next` as consumed, now. */
+static BUS_ALWAYS_INLINE void bus_consumer_publish(struct bus_consumer *consumer)
+{
+  consumer->published = consumer->next;
+  BUS_STORE_RELEASE(&consumer->position->position, consumer->next); /* C2 */
+}
+
+/* Gives the polled record back. The position is published every min(64, depth/4) records and by the
+ * first poll that finds nothing; a consumer that is killed may therefore see up to that many again.
+ */
+static BUS_ALWAYS_INLINE void bus_consumer_release(struct bus_consumer *consumer)
+{
+  consumer->next++;
+  if (BUS_UNLIKELY(consumer->next - consumer->published >= consumer->publish_every))
+    bus_consumer_publish(consumer);
+}
+
+/* Gives `count` peeked records back and publishes the position at once: call it when what was made
+ * of them is committed. */
+static BUS_ALWAYS_INLINE void bus_consumer_release_batch(struct bus_consumer *consumer,
+                                                         uint64_t count)
+{
+  consumer->next += count;
+  bus_consumer_publish(consumer);
+}
+
+/* Copies the next record (record_size bytes) to `record`. Returns 1; 0 when there is none yet; or
+ * BUS_ERROR_OVERRUN when the producer has lapped: observer->lost grew, the next call goes on. */
+static BUS_ALWAYS_INLINE int bus_observer_poll(struct bus_observer *observer, void *record)
+{
+  const uint64_t next = observer->next;
+  const unsigned char *slot = observer->slots + (next & observer->mask) * observer->record_size;
+  uint64_t stamp = BUS_LOAD_ACQUIRE(bus_slot_stamp(slot, observer->record_size)); /* O1 */
+  if (stamp != next + 1)
+    return (int64_t)(stamp - (next + 1)) > 0 ? bus_observer_overrun(observer) : 0;
+  const bus_word *from = (const bus_word *)(const void *)slot;
+  bus_word *to = (bus_word *)record;
+  for (uint64_t i = 0; i < observer->record_size / sizeof(bus_word); i++)
+    to[i] = BUS_LOAD_RELAXED(&from[i]);
+  BUS_FENCE_ACQUIRE(); /* O2 */
+  const unsigned char *before =
+      observer->slots + ((next - 1) & observer->mask) * observer->record_size;
+  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next)
+    return bus_observer_overrun(observer);
+  observer->next = next + 1;
+  return 1;
+}
+
+BUS_END_DECLARATIONS
+
+#endif

@@ -1,0 +1,32 @@
+/* symbols.h: a feed's symbol table: index -> name and exponents. It grows, and is cleared
+ * only when what it describes is replaced.
+ *
+ * Object: u64 count, padding to 64 bytes, then struct bus_symbol [depth]. Row i is complete when
+ * count > i. Ordering: Y1 release store of the count after the row pairs with Y2 acquire load. */
+#ifndef SIGNALBUS_SYMBOLS_H
+#define SIGNALBUS_SYMBOLS_H
+
+#include "error.h"
+#include "layout.h"
+
+BUS_BEGIN_DECLARATIONS
+
+/* Appends a row to an own table, or finds the row of that name (whose exponents then must be
+ * equal). Returns its index or BUS_ERROR_NO_SPACE, BUS_ERROR_INVALID. The owner's thread; set-up
+ * and housekeeping. */
+BUS_EXPORT int bus_symbols_add(void *memory, const struct bus_entry *entry,
+                               const struct bus_symbol *symbol);
+
+/* Forgets all rows. The owner's thread. */
+BUS_EXPORT void bus_symbols_clear(void *memory);
+
+/* Rows that may be read, never more than entry->depth. Any thread. */
+BUS_EXPORT uint32_t bus_symbols_count(const void *memory, const struct bus_entry *entry);
+
+/* Copies row `index`; its name is always terminated. Returns BUS_OK or BUS_ERROR_ABSENT. */
+BUS_EXPORT int bus_symbols_get(const void *memory, const struct bus_entry *entry, uint32_t index,
+                               struct bus_symbol *symbol);
+
+BUS_END_DECLARATIONS
+
+#endif
