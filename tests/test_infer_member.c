@@ -1,0 +1,189 @@
+#include "bus_fixture.h"
+#include "model_builder.h"
+
+#include "consumers/infer_member.h"
+#include "shm/error.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+
+TestSuite(infer_member, .init = fixture_create, .fini = fixture_remove, .timeout = 120);
+
+#define FEED_DEPTH 256
+
+struct feed {
+  struct bus_member *member;
+  struct bus_producer producer;
+  struct bus_backlink backlink;
+};
+
+static void feed_start(struct feed *feed, const char *name)
+{
+  const struct bus_object_spec objects[] = {
+      {.type = BUS_OBJECT_RING,
+       .name = "features",
+       .peer = "infer",
+       .record_type = BUS_RECORD_FEATURE,
+       .record_size = 128,
+       .policy = BUS_POLICY_WAIT,
+       .depth = FEED_DEPTH},
+      {.type = BUS_OBJECT_SYMBOLS, .name = "symbols", .depth = 8}};
+  feed->member = fixture_member(name, objects, 2, 0);
+  const struct bus_entry *entry = bus_member_entry(feed->member, BUS_OBJECT_RING, "features");
+  bus_producer_init(&feed->producer, bus_member_object(feed->member, BUS_OBJECT_RING, "features"),
+                    entry, bus_member_header(feed->member)->instance);
+  bus_backlink_init(&feed->backlink, fixture_directory, name, entry, &feed->producer);
+  struct bus_symbol symbol = {.name = "SYM", .price_exponent = -2};
+  bus_symbols_add(bus_member_object(feed->member, BUS_OBJECT_SYMBOLS, "symbols"),
+                  bus_member_entry(feed->member, BUS_OBJECT_SYMBOLS, "symbols"), &symbol);
+}
+
+static bool feed_write(struct feed *feed, uint64_t value)
+{
+  struct bus_feature *feature = bus_producer_reserve(&feed->producer);
+  if (!feature) {
+    bus_backlink_maintain(&feed->backlink);
+    return false;
+  }
+  memset(feature, 0, offsetof(struct bus_feature, stamp));
+  feature->timestamp_ns = value;
+  feature->bid_price = (int64_t)value;
+  feature->ask_price = (int64_t)value + 2;
+  feature->flags = BUS_FEATURE_VALID;
+  feature->symbol = (uint16_t)(value % 3);
+  for (int i = 0; i < BUS_FEATURE_INPUTS; i++)
+    feature->x[i] = (float)((value * 7 + (uint64_t)i * 13) % 101) / 50.0f - 1.0f;
+  bus_producer_commit(&feed->producer);
+  return true;
+}
+
+static const char *write_model(void)
+{
+  static char path[512];
+  const struct model_shape shape = {.inputs = 16,
+                                    .layers = 2,
+                                    .width = {8, 3},
+                                    .activation = {BUS_ACTIVATION_RELU, BUS_ACTIVATION_NONE}};
+  size_t size;
+  uint8_t *bytes = model_build(&shape, 3, 1.0f, &size);
+  snprintf(path, sizeof path, "%s/.model", fixture_directory);
+  FILE *file = fopen(path, "wb");
+  cr_assert_eq(fwrite(bytes, 1, size, file), size);
+  fclose(file);
+  free(bytes);
+  return path;
+}
+
+static struct bus_infer_config make_config(const char *model)
+{
+  struct bus_infer_config config = {.feeds = {"feed-a", "feed-b"},
+                                    .feed_count = 2,
+                                    .model_path = model,
+                                    .engine_kind = "auto",
+                                    .batch_max = 7,
+                                    .ring_depth = 65536,
+                                    .symbols_max = 4};
+  bus_member_options_init(&config.options, "infer");
+  config.options.directory = fixture_directory;
+  return config;
+}
+
+static pid_t spawn_infer(const struct bus_infer_config *config)
+{
+  pid_t child = fork();
+  if (child == 0) {
+    struct bus_infer *infer;
+    bus_loop_handle_signals();
+    int error = bus_infer_new(config, &infer);
+    if (error)
+      _exit(1);
+    error = bus_infer_run(infer);
+    bus_infer_delete(infer);
+    _exit(error ? 1 : 0);
+  }
+  return child;
+}
+
+/* Killed again and again at random moments: each feature of both feeds gets exactly one signal, in
+ * order, and the signals are the same bits as from a run in peace. */
+Test(infer_member, answers_every_feature_once_over_kills)
+{
+  enum { FEATURES = 6000 };
+  struct feed feeds[2];
+  struct bus_infer_config config = make_config(write_model());
+  feed_start(&feeds[0], "feed-a");
+  feed_start(&feeds[1], "feed-b");
+  struct bus_subscription signals;
+  bus_subscription_init(&signals, fixture_directory, "infer", "signals", BUS_RECORD_SIGNAL, 64,
+                        NULL);
+  signals.from_oldest = true;
+  uint64_t written[2] = {0}, answered[2] = {0}, random = 99;
+  int kills = 0;
+  pid_t child = spawn_infer(&config);
+  for (uint64_t step = 0; answered[0] < FEATURES || answered[1] < FEATURES; step++) {
+    random = random * 6364136223846793005u + 1442695040888963407u;
+    for (int f = 0; f < 2; f++)
+      if (written[f] < FEATURES && feed_write(&feeds[f], written[f] + 1))
+        written[f]++;
+    if (step % 64 == 0)
+      bus_subscription_maintain(&signals, 0);
+    struct bus_signal signal;
+    int status = signals.neighbour ? bus_observer_poll(&signals.observer, &signal) : 0;
+    cr_assert_neq(status, BUS_ERROR_OVERRUN);
+    if (status == 1) {
+      cr_assert_lt(signal.source, 2);
+      cr_assert_eq(signal.feature_position, answered[signal.source], "source %u", signal.source);
+      cr_assert_eq(signal.timestamp_ns, ++answered[signal.source]);
+      float sum = signal.score[0] + signal.score[1] + signal.score[2];
+      cr_assert(sum > 0.999f && sum < 1.001f);
+    }
+    if ((random >> 33) % 400 == 0 && kills < 60) {
+      kill(child, SIGKILL);
+      waitpid(child, NULL, 0);
+      kills++;
+      child = spawn_infer(&config);
+      usleep(1000 + (random >> 40) % 30000);
+    }
+  }
+  cr_assert_gt(kills, 5);
+  kill(child, SIGTERM);
+  int status;
+  waitpid(child, &status, 0);
+  cr_assert_eq(status, 0);
+  /* The boards are whole, and name the newest signal of each symbol. */
+  const struct bus_entry *board = bus_neighbour_find(signals.neighbour, BUS_OBJECT_BOARD, "feed-b");
+  const struct bus_signal *slots = bus_neighbour_object(signals.neighbour, board);
+  for (uint32_t symbol = 0; symbol < 3; symbol++) {
+    struct bus_signal signal;
+    cr_assert_eq(bus_board_read(&slots[symbol], &signal), 1);
+    cr_assert_eq(signal.symbol, symbol);
+    cr_assert_gt(signal.feature_position, FEATURES - 4);
+  }
+  struct bus_member_header live;
+  bus_neighbour_live(signals.neighbour, &live);
+  /* Some were killed before they had taken over. */
+  cr_assert(live.epoch > 1 && live.epoch <= (uint64_t)kills + 1);
+  cr_assert_eq(live.state, BUS_STATE_HALT);
+  bus_subscription_close(&signals);
+  for (int f = 0; f < 2; f++) {
+    bus_backlink_close(&feeds[f].backlink);
+    bus_member_leave(feeds[f].member, BUS_STATE_HALT);
+  }
+}
+
+Test(infer_member, refuses_what_it_cannot_serve)
+{
+  struct bus_infer *infer;
+  struct bus_infer_config config = make_config("/no/such.model");
+  cr_assert_eq(bus_infer_new(&config, &infer), BUS_ERROR_ABSENT);
+  cr_assert_not_null(strstr(bus_error_message(), "/no/such.model"));
+  config = make_config(write_model());
+  config.engine_kind = "cuda";
+  cr_assert_lt(bus_infer_new(&config, &infer), 0);
+  config = make_config(write_model());
+  config.feed_count = 0;
+  cr_assert_eq(bus_infer_new(&config, &infer), BUS_ERROR_INVALID);
+  config = make_config(write_model());
+  config.batch_max = 65;
+  cr_assert_eq(bus_infer_new(&config, &infer), BUS_ERROR_INVALID);
+}
