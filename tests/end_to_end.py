@@ -1,0 +1,351 @@
+#!/usr/bin/env python3
+"""The real programs over real captures: capture file -> bus-feed -> bus-infer -> bus-trader.
+
+usage: end_to_end.py BUILD_DIRECTORY SOURCE_DIRECTORY DATA_DIRECTORY [TEST..]
+
+Prints TAP. Needs the standard library only. Tests over recorded captures skip, aloud, where DATA_DIRECTORY
+has none. No test depends on how fast the machine is.
+"""
+import gzip
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+BUILD, SOURCE, DATA = (os.path.abspath(path) for path in sys.argv[1:4])
+FEED = os.path.join(BUILD, "producers", "bus-feed")
+INFER = os.path.join(BUILD, "consumers", "bus-infer")
+TRADER = os.path.join(BUILD, "consumers", "bus-trader")
+MODEL = os.path.join(SOURCE, "kernels", "models", "default.model")
+SPOT = os.path.join(DATA, "binance", "spot_btcusdt_20240808.gz")
+USDM = os.path.join(DATA, "binance", "usdm_ethusdt_20240808.gz")
+WAIT_S = 240  # for what must happen, however slow the machine
+SIGNAL = struct.Struct("<QQq3fIIHHHHbBBBQ")
+FEATURE_BYTES = 128
+COUNTER = 3
+
+
+class Skip(Exception):
+    pass
+
+
+def need(path):
+    if not os.path.exists(path):
+        raise Skip(f"no recorded capture at {path}")
+    return path
+
+
+class Bus:
+    """A bus directory of its own, with processes that never outlive it."""
+
+    def __init__(self):
+        self.directory = tempfile.mkdtemp(prefix="signalbus-e2e-", dir="/dev/shm")
+        self.processes = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.directory)
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def start(self, program, *arguments, **options):
+        process = subprocess.Popen([program, "--bus", self.directory, *map(str, arguments)],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        self.processes.append(process)
+        return process
+
+    def infer(self, *arguments):
+        return self.start(INFER, "--model", MODEL, "--ring-depth", 131072, *arguments)
+
+    def trader(self, output, *arguments):
+        return self.start(TRADER, "--table", "never", "--feed", "feed", "--from-oldest", "--output", output,
+                          *arguments)
+
+    def counters(self, member):
+        """Reads a member's counters straight from its file, by the layout in shm/ABI.md."""
+        with open(self.path(member), "rb") as file:
+            image = file.read()
+        count = struct.unpack_from("<I", image, 120)[0]
+        result = {}
+        for i in range(count):
+            at = 512 + i * 128
+            if struct.unpack_from("<I", image, at + 80)[0] == COUNTER:
+                name = image[at:at + 32].split(b"\0")[0].decode()
+                result[name] = struct.unpack_from("<Q", image, struct.unpack_from("<Q", image, at + 104)[0])[0]
+        return result
+
+    def wait_running(self, member):
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until:
+            try:
+                with open(self.path(member), "rb") as file:
+                    header = file.read(512)
+                if len(header) == 512 and header[:8] == b"SIGBUS01" and header[256] == 2:
+                    return
+            except FileNotFoundError:
+                pass
+            time.sleep(0.005)
+        raise AssertionError(f"member {member} is not running")
+
+
+def finish(process, status=0):
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == status, f"exit {process.returncode}, expected {status}\n{out}\n{err}"
+    return out, err
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    return finish(process)
+
+
+def read_signals(path):
+    """Each signal without its time fields: when, how long, how many at once, on which CPU path."""
+    with open(path, "rb") as file:
+        data = file.read()
+    result = []
+    for fields in SIGNAL.iter_unpack(data):
+        (_, position, target, sell, flat, buy, _, _, _, source, symbol, model, direction, confidence, _, flags,
+         stamp) = fields
+        scores = struct.pack("<3f", sell, flat, buy)
+        result.append((position, target, scores, source, symbol, model, direction, confidence, flags & 3, stamp))
+    return result
+
+
+def run_chain(capture, *, market="spot", speed="max", engine="auto", batch_max=16):
+    with Bus() as bus:
+        output = bus.path(".signals")
+        infer = bus.infer("--engine", engine, "--batch-max", batch_max)
+        bus.wait_running("infer")
+        trader = bus.trader(output)
+        bus.wait_running("trader")
+        feed = bus.start(FEED, "--capture", capture, "--market", market, "--speed", speed)
+        finish(feed)
+        report, _ = finish(trader)
+        stop(infer)
+        assert "tick received -> signal visible" in report, report
+        return read_signals(output), {name: bus.counters(name) for name in ("feed", "infer", "trader")}
+
+
+def write_features(capture, market, output):
+    result = subprocess.run([FEED, "--capture", capture, "--market", market, "--output", output],
+                            capture_output=True, text=True, timeout=WAIT_S)
+    assert result.returncode == 0, result.stderr
+    with open(output, "rb") as file:
+        return file.read()
+
+
+def shorten(capture, lines, path):
+    """The first `lines` lines of a capture, so that tests of speed or kills end soon."""
+    with gzip.open(capture, "rb") as source, open(path, "wb") as file:
+        for _ in range(lines):
+            file.write(source.readline())
+    return path
+
+
+def test_same_features_from_two_runs():
+    for capture, market in ((SPOT, "spot"), (USDM, "usdm")):
+        need(capture)
+        with tempfile.TemporaryDirectory() as directory:
+            first = write_features(capture, market, os.path.join(directory, "a"))
+            second = write_features(capture, market, os.path.join(directory, "b"))
+            assert len(first) % FEATURE_BYTES == 0 and len(first) > 40000 * FEATURE_BYTES
+            assert first == second
+
+
+def test_every_feature_of_a_capture_becomes_one_signal():
+    signals, counters = run_chain(need(SPOT))
+    assert counters["feed"]["records"] == len(signals) > 41000
+    assert [s[0] for s in signals] == list(range(len(signals)))
+    assert counters["feed"]["depth_gaps"] == 0 and counters["feed"]["garbage_lines"] == 0
+    assert counters["infer"]["features_lost"] == 0
+
+
+def test_nothing_is_allocated_after_start():
+    for capture, market in ((SPOT, "spot"), (USDM, "usdm")):
+        _, counters = run_chain(need(capture), market=market)
+        if not uses_jemalloc():
+            raise Skip("built without jemalloc: allocations are not counted")
+        for member in ("feed", "infer", "trader"):
+            assert counters[member]["allocated_bytes"] == 0, (member, counters[member]["allocated_bytes"])
+
+
+def uses_jemalloc():
+    linked = subprocess.run(["ldd", FEED], capture_output=True, text=True).stdout
+    return "jemalloc" in linked
+
+
+def test_same_signals_on_every_cpu_path_and_speed():
+    need(SPOT)
+    with tempfile.TemporaryDirectory() as directory:
+        capture = shorten(SPOT, 12000, os.path.join(directory, "part"))
+        reference, _ = run_chain(capture, engine="scalar", batch_max=1)
+        assert len(reference) > 11000
+        for options in ({"engine": "auto"}, {"engine": "avx2"}, {"engine": "avx512"}, {"speed": 40},
+                        {"batch_max": 64}):
+            kind = options.get("engine", "auto")
+            if kind != "auto" and not engine_runs(kind):
+                print(f"# skipped {kind}: this CPU does not have it")
+                continue
+            signals, _ = run_chain(capture, **options)
+            assert signals == reference, options
+
+
+def engine_runs(kind):
+    with Bus() as bus:
+        infer = bus.infer("--engine", kind)
+        time.sleep(0.2)
+        return infer.poll() is None
+
+
+def kill_at_random(bus, names, starters, processes, kills, seed):
+    """Kills one of the members every few milliseconds and starts it again at once."""
+    choose = random.Random(seed)
+    for _ in range(kills):
+        time.sleep(choose.uniform(0.001, 0.06))
+        name = choose.choice(names)
+        if processes[name].poll() is not None:
+            return
+        processes[name].kill()
+        processes[name].wait()
+        processes[name] = starters[name]()
+
+
+def test_kills_lose_nothing_and_repeat_nothing():
+    with tempfile.TemporaryDirectory() as directory, Bus() as quiet, Bus() as bus:
+        arguments = ["--synthetic", "--seed", 7, "--messages", 40000]
+
+        def chain(on, output, disturb):
+            starters = {
+                "infer": lambda: on.infer(),
+                "feed": lambda: on.start(FEED, *arguments, "--speed", 20, "--ring-depth", 1024),
+                "trader": lambda: on.start(TRADER, "--table", "never", "--name", "other"),
+            }
+            processes = {"infer": starters["infer"]()}
+            on.wait_running("infer")
+            watcher = on.start(TRADER, "--table", "never", "--feed", "feed", "--from-oldest", "--observe-only",
+                               "--output", output)
+            processes["trader"] = starters["trader"]()
+            processes["feed"] = starters["feed"]()
+            if disturb:
+                kill_at_random(on, ("feed", "infer", "trader"), starters, processes, 60, 1)
+            finish(processes["feed"])
+            finish(watcher)
+            stop(processes["infer"])
+            stop(processes["trader"])
+            return read_signals(output)
+
+        reference = chain(quiet, os.path.join(directory, "quiet"), False)
+        signals = chain(bus, os.path.join(directory, "killed"), True)
+        positions = [s[0] for s in signals]
+        assert positions == list(range(len(positions))), "lost or repeated"
+        assert signals == reference, "other bits after kills"
+        with open(bus.path("infer"), "rb") as file:
+            epoch = struct.unpack_from("<Q", file.read(512), 176)[0]
+        assert epoch > 1, "no kill hit bus-infer"
+
+
+def run_feed(*arguments):
+    with Bus() as bus:
+        return subprocess.run([FEED, "--bus", bus.directory, *map(str, arguments)], capture_output=True, text=True,
+                              timeout=WAIT_S)
+
+
+def test_bad_captures_are_named():
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "capture.gz")
+        good = b"".join(b'%d {"stream":"b@trade","data":{"e":"trade","E":1,"s":"BTCUSDT","t":%d,"p":"5.0","q":"1.0",'
+                        b'"T":1,"m":true}}\n' % (10**18 + i, i) for i in range(2000))
+        with open(path, "wb") as file:
+            file.write(gzip.compress(good)[:-3000])
+        result = run_feed("--capture", path, "--policy", "overwrite", "--speed", "max")
+        assert result.returncode == 1 and path in result.stderr, result
+        with open(path, "wb") as file:
+            file.write(b"\x1f\x8b" + os.urandom(5000))
+        result = run_feed("--capture", path, "--policy", "overwrite", "--speed", "max")
+        assert result.returncode == 1 and path in result.stderr, result
+        result = run_feed("--capture", os.path.join(directory, "none"))
+        assert result.returncode == 1 and "none" in result.stderr, result
+        with open(path, "wb") as file:
+            file.write(good[:1000] + b"\n{}{}garbage\n" + b"9" * (1 << 20) + b"\n" + b"\0\xff" * 50 + b"\n" + good)
+        with Bus() as bus:
+            feed = bus.start(FEED, "--capture", path, "--policy", "overwrite", "--speed", "max")
+            finish(feed)
+            counters = bus.counters("feed")
+            assert counters["oversize_lines"] == 1, counters
+            assert counters["garbage_lines"] >= 2, counters
+            assert counters["trades"] >= 2000, counters
+
+
+def test_bad_models_are_named():
+    with tempfile.TemporaryDirectory() as directory:
+        with open(MODEL, "rb") as file:
+            model = bytearray(file.read())
+        flipped = bytearray(model)
+        flipped[2000] ^= 1
+        dimensions = bytearray(model)
+        struct.pack_into("<I", dimensions, 28, 100000)
+        for name, image, word in (("crc", flipped, "CRC"), ("dims", dimensions, "dims"),
+                                  ("short", model[:-1], "short"), ("empty", b"", "empty")):
+            path = os.path.join(directory, name)
+            with open(path, "wb") as file:
+                file.write(image)
+            with Bus() as bus:
+                infer = bus.start(INFER, "--model", path)
+                _, err = finish(infer, 1)
+                assert path in err, (word, err)
+
+
+def test_busy_denied_and_foreign():
+    with Bus() as bus:
+        first = bus.infer()
+        bus.wait_running("infer")
+        _, err = finish(bus.infer(), 1)
+        assert str(first.pid) in err and "infer" in err, err
+        stop(first)
+        with open(bus.path("feed"), "w") as file:
+            file.write("somebody's notes\n" * 1000)
+        _, err = finish(bus.start(FEED), 1)
+        assert "foreign" in err, err
+        with open(bus.path("feed")) as file:
+            assert file.read().startswith("somebody's notes")
+    result = subprocess.run([FEED, "--bus", "/dev/shm/signalbus-none"], capture_output=True, text=True)
+    assert result.returncode == 1 and "signal-busctl create" in result.stderr, result
+    result = subprocess.run([FEED, "--speed", "fast"], capture_output=True, text=True)
+    assert result.returncode == 2 and "fast" in result.stderr, result
+
+
+def main():
+    wanted = sys.argv[4:]
+    tests = [(name, function) for name, function in globals().items()
+             if name.startswith("test_") and (not wanted or name in wanted)]
+    print(f"1..{len(tests)}", flush=True)
+    failed = 0
+    for number, (name, function) in enumerate(tests, 1):
+        try:
+            function()
+            print(f"ok {number} - {name}", flush=True)
+        except Skip as reason:
+            print(f"ok {number} - {name} # SKIP {reason}", flush=True)
+        except Exception:
+            failed += 1
+            print("".join(f"# {line}\n" for line in traceback.format_exc().splitlines()), end="")
+            print(f"not ok {number} - {name}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
