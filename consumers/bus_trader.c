@@ -482,7 +482,7 @@ static int parse(struct trader *trader, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-  static const struct bus_loop_operations operations = {work, housekeeping};
+  static const struct bus_loop_operations operations = {work, housekeeping, NULL};
   static struct trader trader;
   static char output_buffer[1 << 16]; /* so that printing in the loop allocates nothing */
   setvbuf(stdout, output_buffer, _IOFBF, sizeof output_buffer);

@@ -2,10 +2,12 @@
 
 #include "consumers/decision.h"
 #include "shm/board.h"
+#include "shm/doorbell.h"
 #include "shm/error.h"
 #include "shm/subscription.h"
 #include "shm/symbols.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -167,6 +169,18 @@ static int work(void *context, struct bus_loop *loop)
   infer->first_input =
       infer->first_input + 1 == infer->config.feed_count ? 0 : infer->first_input + 1;
   return (int)count;
+}
+
+static void sleep_at_the_bells(void *context, uint64_t timeout_ns)
+{
+  struct bus_infer *infer = context;
+  struct bus_consumer *consumers[BUS_INFER_SOURCES_MAX];
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < infer->config.feed_count; i++)
+    if (infer->inputs[i].attached)
+      consumers[count++] = &infer->inputs[i].subscription.consumer;
+  if (!bus_doorbell_wait(consumers, count, timeout_ns))
+    sched_yield(); /* records are there that must wait: for their batch, or for room */
 }
 
 /* ---- housekeeping ---- */
@@ -426,7 +440,7 @@ int bus_infer_new(const struct bus_infer_config *config, struct bus_infer **resu
 
 int bus_infer_run(struct bus_infer *infer)
 {
-  static const struct bus_loop_operations operations = {work, housekeeping};
+  static const struct bus_loop_operations operations = {work, housekeeping, sleep_at_the_bells};
   bus_member_run(infer->member);
   infer->result = bus_loop_run(&infer->loop, &operations, infer);
   housekeeping(infer, &infer->loop);

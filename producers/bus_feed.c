@@ -34,6 +34,9 @@ static const char help[] =
     "  --policy POLICY     when the consumer is that far behind: wait (default), drop-newest, or\n"
     "                      overwrite (no reliable consumer, observers only)\n"
     "  --consumer NAME     the reliable consumer (default infer)\n"
+    "  --doorbell          wake a consumer that sleeps (--idle doorbell): for quiet markets and "
+    "few\n"
+    "                      cores; costs a fence for each record\n"
     "  --timestamps WHICH  live (default): bus clock at receipt; capture: the lines' own stamps\n"
     "offline\n"
     "  --output FILE       no bus: writes the records, 128 bytes each, to FILE as fast as "
@@ -67,6 +70,7 @@ enum {
   OPTION_DEPTH,
   OPTION_POLICY,
   OPTION_CONSUMER,
+  OPTION_DOORBELL,
   OPTION_TIMESTAMPS,
   OPTION_OUTPUT,
   OPTION_HELP,
@@ -88,6 +92,7 @@ static const struct option options[] = {BUS_MEMBER_OPTIONS,
                                         {"ring-depth", required_argument, NULL, OPTION_DEPTH},
                                         {"policy", required_argument, NULL, OPTION_POLICY},
                                         {"consumer", required_argument, NULL, OPTION_CONSUMER},
+                                        {"doorbell", no_argument, NULL, OPTION_DOORBELL},
                                         {"timestamps", required_argument, NULL, OPTION_TIMESTAMPS},
                                         {"output", required_argument, NULL, OPTION_OUTPUT},
                                         {"help", no_argument, NULL, OPTION_HELP},
@@ -205,6 +210,9 @@ static int take_option(struct arguments *arguments, int option, const char *valu
     return error < 0 ? error : BUS_OK;
   case OPTION_CONSUMER:
     config->consumer = value;
+    return BUS_OK;
+  case OPTION_DOORBELL:
+    config->doorbell = true;
     return BUS_OK;
   case OPTION_TIMESTAMPS:
     error = take_word(value, timestamps, BUS_COUNT_OF(timestamps), "timestamps");

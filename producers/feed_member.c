@@ -1,5 +1,6 @@
 #include "producers/feed_member.h"
 
+#include "shm/doorbell.h"
 #include "shm/error.h"
 #include "shm/symbols.h"
 
@@ -63,8 +64,11 @@ static void commit(void *context)
   struct bus_feed_member *member = context;
   if (BUS_UNLIKELY(member->skip_records > 0))
     member->skip_records--;
-  else
+  else {
     bus_producer_commit(&member->producer);
+    if (member->config.doorbell)
+      bus_doorbell_ring(&member->producer);
+  }
 }
 
 /* The digits that a line begins with; 0 when there are none. */
@@ -241,6 +245,8 @@ static int open_ring(struct bus_feed_member *member)
   const struct bus_entry *entry = bus_member_entry(member->member, BUS_OBJECT_RING, BUS_FEED_RING);
   void *memory = bus_member_object(member->member, BUS_OBJECT_RING, BUS_FEED_RING);
   bus_producer_init(&member->producer, memory, entry, bus_member_header(member->member)->instance);
+  if (member->config.doorbell)
+    bus_doorbell_install(&member->producer);
   struct bus_ring_header *header = memory;
   member->skip_records = member->producer.next - header->first + header->dropped;
   bus_counter_set(member->resumed_records, member->skip_records);
@@ -281,7 +287,7 @@ int bus_feed_member_new(const struct bus_feed_member_config *config,
 
 int bus_feed_member_run(struct bus_feed_member *member)
 {
-  static const struct bus_loop_operations operations = {work, housekeeping};
+  static const struct bus_loop_operations operations = {work, housekeeping, NULL};
   if (member->config.seconds)
     member->end_ns = bus_clock_now_ns(&member->loop.clock) + member->config.seconds * 1000000000u;
   bus_backlink_maintain(&member->backlink);

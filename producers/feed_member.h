@@ -27,6 +27,7 @@ struct bus_feed_member_config {
   uint64_t ring_depth;     /* a power of two, 4..2^30 */
   uint32_t policy;         /* enum bus_policy */
   const char *consumer;    /* the reliable consumer; NULL with OVERWRITE */
+  bool doorbell;           /* wake a sleeping consumer: for quiet markets and few cores */
   uint64_t seconds;        /* ends after this long; 0: when the source does */
 };
 

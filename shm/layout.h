@@ -107,7 +107,8 @@ struct bus_position {
   uint64_t lost;          /* records that were overwritten before they were read */
   uint64_t
       output_floor; /* the consumer's own: where its output stood when it joined the instance */
-  uint8_t reserved0[96];
+  uint64_t waiting; /* 1 while the consumer may be asleep, see doorbell.h */
+  uint8_t reserved0[88];
 };
 
 /* Header of a ring; the slots follow at once. */
@@ -122,7 +123,8 @@ struct bus_ring_header {
   uint64_t dropped;            /* records refused by DROP_NEWEST */
   uint64_t waits;              /* times that the ring was found full */
   uint64_t positions_rejected; /* impossible consumer positions, ignored */
-  uint8_t reserved1[96];
+  uint32_t bell;               /* 0: this producer never rings; else odd, see doorbell.h */
+  uint8_t reserved1[92];
 };
 
 #define BUS_HEADER_OFFSET(field, offset) BUS_ASSERT_OFFSET(bus_member_header, field, offset)
@@ -171,6 +173,7 @@ BUS_ASSERT_OFFSET(bus_position, position, 0);
 BUS_ASSERT_OFFSET(bus_position, ring_instance, 8);
 BUS_ASSERT_OFFSET(bus_position, lost, 16);
 BUS_ASSERT_OFFSET(bus_position, output_floor, 24);
+BUS_ASSERT_OFFSET(bus_position, waiting, 32);
 BUS_STATIC_ASSERT(sizeof(struct bus_position) == 128, "bus_position has two lines of its own");
 
 BUS_ASSERT_OFFSET(bus_ring_header, depth, 0);
@@ -181,6 +184,7 @@ BUS_ASSERT_OFFSET(bus_ring_header, sequence, 128);
 BUS_ASSERT_OFFSET(bus_ring_header, dropped, 136);
 BUS_ASSERT_OFFSET(bus_ring_header, waits, 144);
 BUS_ASSERT_OFFSET(bus_ring_header, positions_rejected, 152);
+BUS_ASSERT_OFFSET(bus_ring_header, bell, 160);
 BUS_STATIC_ASSERT(sizeof(struct bus_ring_header) == BUS_RING_HEADER_BYTES, "slots follow at 256");
 
 /* Bytes that an object of this type, record_size and depth takes, 0 when the parameters are out of

@@ -22,16 +22,17 @@ extern int mallctl(const char *name, void *old, size_t *old_size, void *new_valu
 
 int bus_idle_parse(const char *text)
 {
-  for (uint32_t i = BUS_IDLE_SPIN; i <= BUS_IDLE_SLEEP; i++)
+  for (uint32_t i = BUS_IDLE_SPIN; i <= BUS_IDLE_DOORBELL; i++)
     if (text && !strcmp(text, bus_idle_name(i)))
       return (int)i;
-  return bus_error_set(BUS_ERROR_INVALID, "idle strategy '%s': use spin, backoff or sleep",
+  return bus_error_set(BUS_ERROR_INVALID,
+                       "idle strategy '%s': use spin, backoff, sleep or doorbell",
                        text ? text : "");
 }
 
 const char *bus_idle_name(uint32_t strategy)
 {
-  static const char *const names[] = {"?", "spin", "backoff", "sleep"};
+  static const char *const names[] = {"?", "spin", "backoff", "sleep", "doorbell"};
   return strategy < BUS_COUNT_OF(names) ? names[strategy] : "?";
 }
 
@@ -180,6 +181,19 @@ static void account_cycle(struct bus_loop *loop, uint64_t end_ns)
     bus_counter_add(loop->cycles_over_budget, 1);
 }
 
+/* After a cycle that found nothing. */
+static void idle(struct bus_loop *loop, const struct bus_loop_operations *operations, void *context)
+{
+  struct bus_idler *idler = &loop->idler;
+  if (idler->strategy != BUS_IDLE_DOORBELL || !operations->sleep ||
+      idler->empty_polls < SPIN_POLLS) {
+    bus_idler_wait(idler);
+    return;
+  }
+  int64_t left_ns = (int64_t)(loop->next_housekeeping_ns - loop->now_ns);
+  operations->sleep(context, left_ns > 0 ? (uint64_t)left_ns : 0);
+}
+
 int bus_loop_run(struct bus_loop *loop, const struct bus_loop_operations *operations, void *context)
 {
   int result = BUS_OK;
@@ -200,7 +214,7 @@ int bus_loop_run(struct bus_loop *loop, const struct bus_loop_operations *operat
       account_cycle(loop, end_ns);
       bus_idler_reset(&loop->idler);
     } else {
-      bus_idler_wait(&loop->idler);
+      idle(loop, operations, context);
       if (loop->idler.empty_polls >= SPIN_POLLS)
         end_ns = bus_clock_now_ns(&loop->clock);
     }

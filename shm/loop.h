@@ -14,7 +14,9 @@ BUS_BEGIN_DECLARATIONS
 enum bus_idle {
   BUS_IDLE_SPIN = 1,    /* never gives the core away: for a core of its own */
   BUS_IDLE_BACKOFF = 2, /* spins, then yields, then sleeps up to 50 us */
-  BUS_IDLE_SLEEP = 3    /* sleeps 200 us at once: for tools */
+  BUS_IDLE_SLEEP = 3,   /* sleeps 200 us at once: for tools */
+  BUS_IDLE_DOORBELL = 4 /* spins, then sleeps until a producer rings (see doorbell.h); where there
+                           is nothing to listen to, as BACKOFF */
 };
 
 struct bus_idler {
@@ -22,7 +24,8 @@ struct bus_idler {
   uint32_t empty_polls;
 };
 
-/* "spin", "backoff", "sleep" -> enum bus_idle; BUS_ERROR_INVALID with a message otherwise. */
+/* "spin", "backoff", "sleep", "doorbell" -> enum bus_idle; BUS_ERROR_INVALID with a message
+ * otherwise. */
 BUS_EXPORT int bus_idle_parse(const char *text);
 BUS_EXPORT const char *bus_idle_name(uint32_t strategy);
 
@@ -58,6 +61,9 @@ struct bus_loop_operations {
   /* Rare upkeep: attach, publish counters. May be NULL. Returns BUS_OK or a negative error to end.
    */
   int (*housekeeping)(void *context, struct bus_loop *loop);
+  /* With BUS_IDLE_DOORBELL: sleeps until there may be work, `timeout_ns` at most. NULL: this member
+   * has no doorbell to listen to. */
+  void (*sleep)(void *context, uint64_t timeout_ns);
 };
 
 /* The three counters above, to be put into the member's object list. */

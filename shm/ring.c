@@ -140,6 +140,7 @@ void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
     BUS_STORE_RELAXED(&position->lost, position->lost + (oldest - position->position));
     consumer->next = oldest;
   }
+  BUS_STORE_RELAXED(&position->waiting, (uint64_t)0); /* of a predecessor that was killed asleep */
   bus_consumer_publish(consumer);
   BUS_STORE_RELEASE(&position->ring_instance, instance);
 }

@@ -5,6 +5,7 @@
 #include "base.h"
 #include "board.h"
 #include "clock.h"
+#include "doorbell.h"
 #include "error.h"
 #include "histogram.h"
 #include "layout.h"

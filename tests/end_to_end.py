@@ -125,14 +125,15 @@ def read_signals(path):
     return result
 
 
-def run_chain(capture, *, market="spot", speed="max", engine="auto", batch_max=16):
+def run_chain(capture, *, market="spot", speed="max", engine="auto", batch_max=16, idle="backoff"):
     with Bus() as bus:
         output = bus.path(".signals")
-        infer = bus.infer("--engine", engine, "--batch-max", batch_max)
+        infer = bus.infer("--engine", engine, "--batch-max", batch_max, "--idle", idle)
         bus.wait_running("infer")
         trader = bus.trader(output)
         bus.wait_running("trader")
-        feed = bus.start(FEED, "--capture", capture, "--market", market, "--speed", speed)
+        feed = bus.start(FEED, "--capture", capture, "--market", market, "--speed", speed,
+                         *(["--doorbell"] if idle == "doorbell" else []))
         finish(feed)
         report, _ = finish(trader)
         stop(infer)
@@ -195,7 +196,7 @@ def test_same_signals_on_every_cpu_path_and_speed():
         reference, _ = run_chain(capture, engine="scalar", batch_max=1)
         assert len(reference) > 11000
         for options in ({"engine": "auto"}, {"engine": "avx2"}, {"engine": "avx512"}, {"speed": 40},
-                        {"batch_max": 64}):
+                        {"batch_max": 64}, {"speed": 40, "idle": "doorbell"}):
             kind = options.get("engine", "auto")
             if kind != "auto" and not engine_runs(kind):
                 print(f"# skipped {kind}: this CPU does not have it")
