@@ -151,7 +151,8 @@ static BUS_ALWAYS_INLINE int bus_producer_publish(struct bus_producer *producer,
   if (!slot)
     return BUS_ERROR_AGAIN;
   const bus_word *from = (const bus_word *)record;
-  for (uint64_t i = 0; i < producer->record_size / sizeof(bus_word) - 1; i++)
+  const uint64_t words = producer->record_size / sizeof(bus_word) - 1; /* a slot may alias it */
+  for (uint64_t i = 0; i < words; i++)
     BUS_STORE_RELAXED(&slot[i], from[i]);
   bus_producer_commit(producer);
   return 0;
@@ -216,7 +217,8 @@ static BUS_ALWAYS_INLINE int bus_observer_poll(struct bus_observer *observer, vo
     return (int64_t)(stamp - (next + 1)) > 0 ? bus_observer_overrun(observer) : 0;
   const bus_word *from = (const bus_word *)(const void *)slot;
   bus_word *to = (bus_word *)record;
-  for (uint64_t i = 0; i < observer->record_size / sizeof(bus_word); i++)
+  const uint64_t words = observer->record_size / sizeof(bus_word); /* `record` may alias it */
+  for (uint64_t i = 0; i < words; i++)
     to[i] = BUS_LOAD_RELAXED(&from[i]);
   BUS_FENCE_ACQUIRE(); /* O2 */
   const unsigned char *before =
