@@ -49,7 +49,7 @@ enum {
   "  --name NAME         this member's name on it\n"                                               \
   "  --core N            pin to core N (default: not pinned)\n"                                    \
   "  --numa-node N       place the member's file on node N\n"                                      \
-  "  --idle STRATEGY     when there is nothing to do: spin, backoff (default), sleep, doorbell\n"           \
+  "  --idle STRATEGY     when there is nothing to do: spin, backoff (default), sleep, doorbell\n"  \
   "  --mode OCTAL        mode of the member's file (default 0640)\n"                               \
   "  --small-pages       do not ask for huge pages\n"
 

@@ -84,32 +84,34 @@ emulated_fail(const char *file, int line, bool end, const char *condition, const
       emulated_fail(__FILE__, __LINE__, end, text, " " __VA_ARGS__);                               \
   } while (0)
 
-#define cr_assert(condition, ...)      EMULATED_CHECK(true, condition, #condition, __VA_ARGS__)
-#define cr_expect(condition, ...)      EMULATED_CHECK(false, condition, #condition, __VA_ARGS__)
-#define cr_assert_not(condition, ...)  EMULATED_CHECK(true, !(condition), "not " #condition, __VA_ARGS__)
-#define cr_expect_not(condition, ...)  EMULATED_CHECK(false, !(condition), "not " #condition, __VA_ARGS__)
+#define cr_assert(condition, ...) EMULATED_CHECK(true, condition, #condition, __VA_ARGS__)
+#define cr_expect(condition, ...) EMULATED_CHECK(false, condition, #condition, __VA_ARGS__)
+#define cr_assert_not(condition, ...)                                                              \
+  EMULATED_CHECK(true, !(condition), "not " #condition, __VA_ARGS__)
+#define cr_expect_not(condition, ...)                                                              \
+  EMULATED_CHECK(false, !(condition), "not " #condition, __VA_ARGS__)
 #define EMULATED_COMPARE(end, a, operator, b, ...)                                                 \
-  EMULATED_CHECK(end, (a) operator (b), #a " " #operator " " #b, __VA_ARGS__)
-#define cr_assert_eq(a, b, ...)       EMULATED_COMPARE(true, a, ==, b, __VA_ARGS__)
-#define cr_expect_eq(a, b, ...)       EMULATED_COMPARE(false, a, ==, b, __VA_ARGS__)
-#define cr_assert_neq(a, b, ...)      EMULATED_COMPARE(true, a, !=, b, __VA_ARGS__)
-#define cr_expect_neq(a, b, ...)      EMULATED_COMPARE(false, a, !=, b, __VA_ARGS__)
-#define cr_assert_lt(a, b, ...)       EMULATED_COMPARE(true, a, <, b, __VA_ARGS__)
-#define cr_expect_lt(a, b, ...)       EMULATED_COMPARE(false, a, <, b, __VA_ARGS__)
-#define cr_assert_leq(a, b, ...)      EMULATED_COMPARE(true, a, <=, b, __VA_ARGS__)
-#define cr_expect_leq(a, b, ...)      EMULATED_COMPARE(false, a, <=, b, __VA_ARGS__)
-#define cr_assert_gt(a, b, ...)       EMULATED_COMPARE(true, a, >, b, __VA_ARGS__)
-#define cr_expect_gt(a, b, ...)       EMULATED_COMPARE(false, a, >, b, __VA_ARGS__)
-#define cr_assert_geq(a, b, ...)      EMULATED_COMPARE(true, a, >=, b, __VA_ARGS__)
-#define cr_expect_geq(a, b, ...)      EMULATED_COMPARE(false, a, >=, b, __VA_ARGS__)
-#define cr_assert_null(a, ...)        EMULATED_COMPARE(true, a, ==, NULL, __VA_ARGS__)
-#define cr_expect_null(a, ...)        EMULATED_COMPARE(false, a, ==, NULL, __VA_ARGS__)
-#define cr_assert_not_null(a, ...)    EMULATED_COMPARE(true, a, !=, NULL, __VA_ARGS__)
-#define cr_expect_not_null(a, ...)    EMULATED_COMPARE(false, a, !=, NULL, __VA_ARGS__)
-#define cr_assert_str_eq(a, b, ...)   EMULATED_CHECK(true, !strcmp(a, b), #a " == " #b, __VA_ARGS__)
-#define cr_expect_str_eq(a, b, ...)   EMULATED_CHECK(false, !strcmp(a, b), #a " == " #b, __VA_ARGS__)
-#define cr_assert_str_neq(a, b, ...)  EMULATED_CHECK(true, strcmp(a, b), #a " != " #b, __VA_ARGS__)
-#define cr_expect_str_neq(a, b, ...)  EMULATED_CHECK(false, strcmp(a, b), #a " != " #b, __VA_ARGS__)
+  EMULATED_CHECK(end, (a) operator(b), #a " " #operator" " #b, __VA_ARGS__)
+#define cr_assert_eq(a, b, ...)      EMULATED_COMPARE(true, a, ==, b, __VA_ARGS__)
+#define cr_expect_eq(a, b, ...)      EMULATED_COMPARE(false, a, ==, b, __VA_ARGS__)
+#define cr_assert_neq(a, b, ...)     EMULATED_COMPARE(true, a, !=, b, __VA_ARGS__)
+#define cr_expect_neq(a, b, ...)     EMULATED_COMPARE(false, a, !=, b, __VA_ARGS__)
+#define cr_assert_lt(a, b, ...)      EMULATED_COMPARE(true, a, <, b, __VA_ARGS__)
+#define cr_expect_lt(a, b, ...)      EMULATED_COMPARE(false, a, <, b, __VA_ARGS__)
+#define cr_assert_leq(a, b, ...)     EMULATED_COMPARE(true, a, <=, b, __VA_ARGS__)
+#define cr_expect_leq(a, b, ...)     EMULATED_COMPARE(false, a, <=, b, __VA_ARGS__)
+#define cr_assert_gt(a, b, ...)      EMULATED_COMPARE(true, a, >, b, __VA_ARGS__)
+#define cr_expect_gt(a, b, ...)      EMULATED_COMPARE(false, a, >, b, __VA_ARGS__)
+#define cr_assert_geq(a, b, ...)     EMULATED_COMPARE(true, a, >=, b, __VA_ARGS__)
+#define cr_expect_geq(a, b, ...)     EMULATED_COMPARE(false, a, >=, b, __VA_ARGS__)
+#define cr_assert_null(a, ...)       EMULATED_COMPARE(true, a, ==, NULL, __VA_ARGS__)
+#define cr_expect_null(a, ...)       EMULATED_COMPARE(false, a, ==, NULL, __VA_ARGS__)
+#define cr_assert_not_null(a, ...)   EMULATED_COMPARE(true, a, !=, NULL, __VA_ARGS__)
+#define cr_expect_not_null(a, ...)   EMULATED_COMPARE(false, a, !=, NULL, __VA_ARGS__)
+#define cr_assert_str_eq(a, b, ...)  EMULATED_CHECK(true, !strcmp(a, b), #a " == " #b, __VA_ARGS__)
+#define cr_expect_str_eq(a, b, ...)  EMULATED_CHECK(false, !strcmp(a, b), #a " == " #b, __VA_ARGS__)
+#define cr_assert_str_neq(a, b, ...) EMULATED_CHECK(true, strcmp(a, b), #a " != " #b, __VA_ARGS__)
+#define cr_expect_str_neq(a, b, ...) EMULATED_CHECK(false, strcmp(a, b), #a " != " #b, __VA_ARGS__)
 #define EMULATED_NEAR(end, a, b, e, ...)                                                           \
   EMULATED_CHECK(end, fabs((double)(a) - (double)(b)) <= (double)(e), #a " == " #b " +- " #e,      \
                  __VA_ARGS__)
@@ -171,8 +173,8 @@ int main(void)
                     ? WIFSIGNALED(status) && WTERMSIG(status) == test->options.signal
                     : WIFEXITED(status) && WEXITSTATUS(status) == test->options.exit_code;
     failed += !good && !skipped;
-    printf("%s %d - %s::%s%s\n", good || skipped ? "ok" : "not ok", ++count, test->suite, test->name,
-           skipped ? " # SKIP" : "");
+    printf("%s %d - %s::%s%s\n", good || skipped ? "ok" : "not ok", ++count, test->suite,
+           test->name, skipped ? " # SKIP" : "");
     if (WIFSIGNALED(status) && !good)
       printf("# %s::%s: %s\n", test->suite, test->name, strsignal(WTERMSIG(status)));
   }
