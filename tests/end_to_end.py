@@ -7,8 +7,10 @@ Prints TAP. Needs the standard library only. Tests over recorded captures skip, 
 has none. No test depends on how fast the machine is.
 """
 import gzip
+import json
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -17,11 +19,14 @@ import sys
 import tempfile
 import time
 import traceback
+import xml.etree.ElementTree
 
 BUILD, SOURCE, DATA = (os.path.abspath(path) for path in sys.argv[1:4])
 FEED = os.path.join(BUILD, "producers", "bus-feed")
 INFER = os.path.join(BUILD, "consumers", "bus-infer")
 TRADER = os.path.join(BUILD, "consumers", "bus-trader")
+BENCH = os.path.join(BUILD, "tools", "bench", "bus-bench")
+BENCH_MANUAL = os.path.join(SOURCE, "tools", "man", "bus-bench.1")
 MODEL = os.path.join(SOURCE, "kernels", "models", "default.model")
 SPOT = os.path.join(DATA, "binance", "spot_btcusdt_20240808.gz")
 USDM = os.path.join(DATA, "binance", "usdm_ethusdt_20240808.gz")
@@ -327,6 +332,95 @@ def test_busy_denied_and_foreign():
     assert result.returncode == 1 and "signal-busctl create" in result.stderr, result
     result = subprocess.run([FEED, "--speed", "fast"], capture_output=True, text=True)
     assert result.returncode == 2 and "fast" in result.stderr, result
+
+
+def run_bench(*arguments, status=0):
+    result = subprocess.run([BENCH, *map(str, arguments)], capture_output=True, text=True, timeout=WAIT_S)
+    assert result.returncode == status, f"bus-bench {arguments}: {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result.stdout, result.stderr
+
+
+def need_two_cores():
+    if len(os.sched_getaffinity(0)) < 2:
+        raise Skip("one core only")
+
+
+def measure(*arguments, groups, repeat=2):
+    """Runs a benchmark and checks the shape of all that it writes; returns {(group, measure): it}."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [os.path.join(directory, name) for name in ("out.json", "out.svg")]
+        table, _ = run_bench(*arguments, "--repeat", repeat, "--no-canary", "--no-fifo", "--json", paths[0],
+                             "--svg", paths[1])
+        with open(paths[0], encoding="utf-8") as file:
+            report = json.load(file)
+        picture = xml.etree.ElementTree.parse(paths[1]).getroot()
+    assert report["benchmark"] == arguments[0] and report["about"]["machine"] in table, table
+    assert [group["name"] for group in report["groups"]] == groups, report["groups"]
+    for group in report["groups"]:
+        assert len(group["trials"]) == repeat and not any(trial["rejected"] for trial in group["trials"])
+        assert group["name"] in table
+    for found in report["measures"]:
+        assert len(found["trials"]) == repeat and found["group"] in groups, found
+        assert found["lowest"] <= found.get("median", found.get("mean")) <= found["highest"], found
+        if "count" in found:
+            quantiles = [ns for _, ns in found["quantiles_ns"]]
+            assert quantiles == sorted(quantiles) and quantiles[-1] == found["max_ns"], found
+    svg = "{http://www.w3.org/2000/svg}"
+    assert picture.tag == svg + "svg" and len(picture.findall(svg + "polyline")) >= len(groups)
+    return {(found["group"], found["name"].strip()): found for found in report["measures"]}
+
+
+def test_bench_feed_takes_every_line():
+    measures = measure("feed", "--count", 3000, groups=["synthetic"])
+    assert measures["synthetic", "single messages"]["count"] == 2 * 3000
+    kinds = [measures["synthetic", kind]["count"] for kind in ("depth", "bookTicker", "trade", "snapshot", "other")]
+    assert sum(kinds) == 2 * 3000 and all(kinds[:4]) and kinds[4] == 0, kinds
+    names = [os.path.basename(need(capture)) for capture in (SPOT, USDM)]
+    measures = measure("feed", "--capture", SPOT, "--capture", USDM, "--market", "usdm", "--count", 2000, groups=names)
+    for name in names:
+        assert measures[name, "single messages"]["count"] == 2 * 2000
+        assert measures[name, "mean of all messages"]["unit"] == "ns/message"
+
+
+def test_bench_tick_checks_every_signal():
+    need_two_cores()
+    for options, batch in (([], 1), (["--idle", "backoff", "--interval", 0], 1), (["--batch", 8], 8)):
+        measures = measure("tick", "--model", MODEL, "--engine", "scalar", "--count", 800, *options, groups=["scalar"])
+        for name in ("published -> visible", "published -> taken", "inference", "inferred -> visible", "due -> visible"):
+            assert measures["scalar", name]["count"] == 2 * 800, (options, name)
+        together = measures["scalar", "ticks inferred together"]
+        assert 1 <= together["lowest"] and together["highest"] <= batch, together
+    kinds = [kind for kind in ("scalar", "avx2", "avx512") if engine_runs(kind)]
+    measure("tick", "--model", MODEL, "--engine", "all", "--count", 300, groups=kinds)
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith("bus-bench.")], "a bus was left behind"
+
+
+def test_bench_refusals_are_named():
+    for arguments, status, word in (
+            (["none"], 2, "none"), ([], 2, "--help"), (["feed", "--repeat", 0], 2, "repetitions"),
+            (["feed", "--market", "usdm"], 2, "--capture"), (["feed", "--model", "x"], 2, "--help"),
+            (["tick", "--cores", "1,x"], 2, "core"), (["tick", "extra"], 2, "extra"),
+            (["feed", "--capture", "/nowhere.gz"], 1, "/nowhere.gz"), (["feed", "--cores", 9999], 1, "9999"),
+            (["feed", "--json", "/nowhere/out"], 1, "/nowhere/out"), (["tick", "--model", "/nowhere"], 1, "/nowhere"),
+            (["tick", "--model", MODEL, "--engine", "abacus"], 1, "abacus"),
+            (["tick", "--model", MODEL, "--cores", "0,0"], 1, "different cores")):
+        _, err = run_bench(*arguments, status=status)
+        assert word in err, (arguments, err)
+
+
+def test_bench_manual_has_every_option():
+    with open(BENCH_MANUAL, encoding="utf-8") as file:
+        manual = file.read().replace("\\-", "-")
+    overview, _ = run_bench("--help")
+    names = re.findall(r"^  (\w+)  ", overview, re.MULTILINE)
+    assert {"feed", "tick"} <= set(names), overview
+    for name in names:
+        text, _ = run_bench(name, "--help")
+        options = set(re.findall(r"--[a-z-]*[a-z]", text))
+        assert "--repeat" in options, text
+        missing = [option for option in options if not re.search(re.escape(option) + r"\b(?!-)", manual)]
+        assert not missing, f"bus-bench.1 lacks {missing} of {name}"
+        assert f"bus-bench {name}" in manual, name
 
 
 def main():

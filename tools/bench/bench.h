@@ -34,6 +34,7 @@ struct bench_options {
   uint32_t record_size;
   bool fifo; /* ask for SCHED_FIFO */
   bool small_pages;
+  bool canary; /* watch the machine, and reject what was measured while it was not as usual */
 };
 
 /* Option numbers; a benchmark lists the ones that it takes. */
@@ -53,6 +54,7 @@ enum bench_option {
   BENCH_OPTION_BATCH_MAX,
   BENCH_OPTION_RECORD_SIZE,
   BENCH_OPTION_NO_FIFO,
+  BENCH_OPTION_NO_CANARY,
   BENCH_OPTION_SMALL_PAGES,
   BENCH_OPTION_HELP,
   BENCH_OPTION_VERSION
@@ -65,6 +67,7 @@ enum bench_option {
       {"svg", required_argument, NULL, BENCH_OPTION_SVG},                                          \
       {"cores", required_argument, NULL, BENCH_OPTION_CORES},                                      \
       {"no-fifo", no_argument, NULL, BENCH_OPTION_NO_FIFO},                                        \
+      {"no-canary", no_argument, NULL, BENCH_OPTION_NO_CANARY},                                    \
       {"help", no_argument, NULL, BENCH_OPTION_HELP},                                              \
       {"version", no_argument, NULL, BENCH_OPTION_VERSION},                                        \
   {                                                                                                \

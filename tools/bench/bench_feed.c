@@ -2,7 +2,7 @@
 #include "tools/bench/bench_lines.h"
 #include "tools/bench/bench_machine.h"
 #include "tools/bench/bench_process.h"
-#include "tools/bench/bench_report.h"
+#include "tools/bench/bench_trials.h"
 
 #include "shm/ring.h"
 
@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define RING_DEPTH 16384u /* as bus-feed has by default */
 
@@ -132,25 +131,16 @@ static int measure_single(struct run *run, struct input *input, uint32_t trial)
   return BUS_OK;
 }
 
-static int measure_trial(struct run *run, struct input *input, uint32_t trial)
+static int measure_trial(void *context, uint32_t group, uint32_t trial)
 {
-  struct bench_group *group = &run->report->groups[input->group];
-  bench_trial_begin();
+  struct run *run = context;
+  struct input *input = &run->inputs[group]; /* groups are made in the order of the inputs */
   int error = measure_mean(run, input, &input->mean_ns->values[trial]);
   bench_breathe();
-  if (!error)
-    error = measure_single(run, input, trial);
-  bench_breathe();
-  if (!error)
-    error = bench_stop_error();
-  if (error)
-    return error;
-  group->trial_count = trial + 1;
-  bench_report_close_trial(run->report, input->group, trial);
-  return BUS_OK;
+  return error ? error : measure_single(run, input, trial);
 }
 
-static int measure_all(struct run *run, uint32_t repeat)
+static int measure_all(struct run *run, const struct bench_options *options)
 {
   double ignored;
   for (uint32_t i = 0; i < run->input_count; i++) { /* warms the caches and the allocator up */
@@ -158,16 +148,12 @@ static int measure_all(struct run *run, uint32_t repeat)
     if (error)
       return error;
   }
-  for (uint32_t trial = 0; trial < repeat; trial++) {
-    bench_progress("feed", trial, repeat);
-    for (uint32_t i = 0; i < run->input_count; i++) {
-      int error = measure_trial(run, &run->inputs[(i + trial) % run->input_count], trial);
-      if (error)
-        return error;
-    }
-  }
-  bench_progress("feed", repeat, repeat);
-  return BUS_OK;
+  struct bench_trials trials = {.report = run->report,
+                                .options = options,
+                                .core_count = 1,
+                                .run = measure_trial,
+                                .context = run};
+  return bench_trials_run(&trials);
 }
 
 static int add_measures(struct run *run, struct input *input)
@@ -195,9 +181,8 @@ static int load_inputs(struct run *run, const struct bench_options *options)
   run->input_count = options->capture_count ? options->capture_count : 1;
   for (uint32_t i = 0; i < run->input_count; i++) {
     struct input *input = &run->inputs[i];
-    int error = bench_lines_load(&input->lines,
-                                 options->capture_count ? &options->captures[i] : NULL,
-                                 options->count);
+    int error = bench_lines_load(
+        &input->lines, options->capture_count ? &options->captures[i] : NULL, options->count);
     if (!error)
       error = add_measures(run, input);
     if (error)
@@ -230,19 +215,20 @@ static void add_input_notes(struct run *run)
     const struct bus_feed_counters *counters = &input->counters;
     struct bench_summary summary;
     bench_report_summarize(run->report, input->mean_ns, &summary);
+    bench_report_note(run->report,
+                      "input %u: %s, %s: %" PRIu64 " lines of %.0f bytes on average, %" PRIu64
+                      " messages, %" PRIu64 " records, %" PRIu64 " refused",
+                      i + 1, input->lines.name, input->lines.usdm ? "USD-M" : "spot",
+                      input->lines.count, (double)input->lines.size / (double)input->lines.count,
+                      counters->messages, counters->records,
+                      counters->garbage_lines + counters->oversize_lines);
     bench_report_note(
         run->report,
-        "input %u: %s, %s: %" PRIu64 " lines of %.0f bytes on average, %" PRIu64
-        " messages, %" PRIu64 " records, %" PRIu64 " refused",
-        i + 1, input->lines.name, input->lines.usdm ? "USD-M" : "spot", input->lines.count,
-        (double)input->lines.size / (double)input->lines.count, counters->messages,
-        counters->records, counters->garbage_lines + counters->oversize_lines);
-    bench_report_note(run->report,
-                      "speed %u: %.0f messages/s, %.0f MB/s; reading it in took %.0f ms more, which "
-                      "is in no figure",
-                      i + 1, 1e9 / summary.median,
-                      (double)input->lines.size * 1e3 / (double)input->lines.count / summary.median,
-                      (double)input->lines.load_ns / 1e6);
+        "speed %u: %.0f messages/s, %.0f MB/s; reading it in took %.0f ms more, which "
+        "is in no figure",
+        i + 1, 1e9 / summary.median,
+        (double)input->lines.size * 1e3 / (double)input->lines.count / summary.median,
+        (double)input->lines.load_ns / 1e6);
   }
 }
 
@@ -271,7 +257,7 @@ static int measure_and_report(struct run *run, struct bench_options *options)
   if (!error)
     error = make_ring(run);
   if (!error)
-    error = measure_all(run, options->repeat);
+    error = measure_all(run, options);
   if (error)
     return error;
   add_input_notes(run);
@@ -290,6 +276,7 @@ static int run_feed(const struct bench_options *given)
   run->report = bench_report_new("feed");
   int error = run->report ? bench_clock_init() : BUS_ERROR_NO_SPACE;
   if (!error) {
+    run->report->canary = "100 multiplications, each of the product before it";
     bench_machine_describe(run->report);
     error = load_inputs(run, &options);
   }

@@ -47,8 +47,8 @@ static int copy_lines(struct bench_lines *lines, struct bus_source *source, uint
   return result < 0 ? result : BUS_OK;
 }
 
-static struct bus_source *open_source(struct bench_lines *lines, const struct bench_capture *capture,
-                                      uint64_t limit)
+static struct bus_source *open_source(struct bench_lines *lines,
+                                      const struct bench_capture *capture, uint64_t limit)
 {
   if (!capture) {
     struct bus_source_synthetic_config synthetic;

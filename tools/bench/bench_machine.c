@@ -84,14 +84,16 @@ void bench_machine_describe(struct bench_report *report)
 
 static bool are_siblings(const int cores[2])
 {
-  char path[96], list[64], own[16];
+  char path[96], list[64];
   snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
            cores[0]);
   read_line(path, list, sizeof list);
-  snprintf(own, sizeof own, "%d", cores[1]);
-  for (char *word = strtok(list, ",-"); word; word = strtok(NULL, ",-"))
-    if (!strcmp(word, own))
+  for (char *word = strtok(list, ","); word; word = strtok(NULL, ",")) {
+    int first = -1, last = -1; /* "3" or "2-5" */
+    int found = sscanf(word, "%d-%d", &first, &last);
+    if ((found == 1 && cores[1] == first) || (found == 2 && cores[1] >= first && cores[1] <= last))
       return true;
+  }
   return false;
 }
 

@@ -169,8 +169,13 @@ void bench_reap(pid_t *child, bool terminate)
 
 const char *bench_directory_make(const char *parent, const char *const *members, uint32_t count)
 {
+  if (count > BENCH_MEMBERS_MAX || strlen(parent) > 150) {
+    bus_error_set(BUS_ERROR_INVALID, "%.150s: at most 150 characters, and %d members", parent,
+                  BENCH_MEMBERS_MAX);
+    return NULL;
+  }
   owner = getpid();
-  snprintf(directory_path, sizeof directory_path, "%.160s/bus-bench.%d", parent, (int)owner);
+  snprintf(directory_path, sizeof directory_path, "%.150s/bus-bench.%d", parent, (int)owner);
   if (mkdir(directory_path, 0700) != 0) {
     bus_error_set_errno("%s: creating the bus directory", directory_path);
     directory_path[0] = '\0';
@@ -190,7 +195,7 @@ int bench_clock_init(void)
 
 void bench_breathe(void)
 {
-  struct timespec pause = {0, 20000000};
+  struct timespec pause = {0, 100000000};
   nanosleep(&pause, NULL);
 }
 

@@ -66,7 +66,8 @@ static BUS_ALWAYS_INLINE uint64_t bench_now_ns(void)
 }
 
 /* Gives the machine to others for a while: what starved during a measurement must not have to take
- * its share in the middle of the next one. */
+ * its share in the middle of the next one. Linux gives starving tasks 50 ms of each second of a
+ * core that SCHED_FIFO keeps busy: a repetition should take well below a second. */
 void bench_breathe(void);
 
 /* "name: done of all" on stderr when that is a terminal. */

@@ -10,6 +10,35 @@
  * narrow enough for a core that was moved or shared. */
 #define CANARY_TOLERANCE 0.25
 
+/* Length of the UTF-8 sequence that starts at `text` and is no control character, else 0. */
+static size_t utf8_length(const unsigned char *text)
+{
+  size_t length = text[0] < 0x80 ? 1 : text[0] < 0xe0 ? 2 : text[0] < 0xf0 ? 3 : 4;
+  uint32_t code = length == 1 ? text[0] : text[0] & (0x7fu >> length);
+  if (text[0] < 0x20 || text[0] == 0x7f || (text[0] >= 0x80 && text[0] < 0xc0) || text[0] >= 0xf8)
+    return 0;
+  for (size_t i = 1; i < length; i++) {
+    if ((text[i] & 0xc0) != 0x80)
+      return 0;
+    code = code << 6 | (text[i] & 0x3f);
+  }
+  static const uint32_t smallest[] = {0, 0, 0xa0, 0x800, 0x10000};
+  bool allowed = code >= smallest[length] && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff) &&
+                 code != 0xfffe && code != 0xffff;
+  return allowed ? length : 0;
+}
+
+/* Puts '?' for every byte that JSON or XML would not take. */
+static void clean(char *text)
+{
+  for (unsigned char *at = (unsigned char *)text; *at;) {
+    size_t length = utf8_length(at);
+    if (length == 0)
+      *at = '?';
+    at += length ? length : 1;
+  }
+}
+
 struct bench_report *bench_report_new(const char *title)
 {
   struct bench_report *report = calloc(1, sizeof *report);
@@ -18,6 +47,7 @@ struct bench_report *bench_report_new(const char *title)
     return NULL;
   }
   report->title = title;
+  report->canary = "cache-line round trip";
   return report;
 }
 
@@ -32,8 +62,11 @@ void bench_report_delete(struct bench_report *report)
 
 uint32_t bench_report_group(struct bench_report *report, const char *name)
 {
+  if (report->group_count == BENCH_GROUPS_MAX)
+    return BENCH_GROUPS_MAX;
   uint32_t index = report->group_count++;
   snprintf(report->groups[index].name, sizeof report->groups[index].name, "%s", name);
+  clean(report->groups[index].name);
   return index;
 }
 
@@ -41,6 +74,11 @@ struct bench_measure *bench_report_measure(struct bench_report *report, uint32_t
                                            const char *name, const char *unit, bool histogram,
                                            bool plotted)
 {
+  if (group >= report->group_count) {
+    bus_error_set(BUS_ERROR_NO_SPACE, "'%s' is of no group: there are %d at most", name,
+                  BENCH_GROUPS_MAX);
+    return NULL;
+  }
   if (report->measure_count == BENCH_MEASURES_MAX) {
     bus_error_set(BUS_ERROR_NO_SPACE, "more than %d measures", BENCH_MEASURES_MAX);
     return NULL;
@@ -69,7 +107,17 @@ void bench_report_note(struct bench_report *report, const char *format, ...)
   va_start(arguments, format);
   vsnprintf(report->notes[report->note_count], sizeof report->notes[0], format, arguments);
   va_end(arguments);
-  report->note_count++;
+  clean(report->notes[report->note_count++]);
+}
+
+void bench_report_note_split(const struct bench_report *report, uint32_t index, const char **name,
+                             size_t *name_length, const char **text)
+{
+  const char *note = report->notes[index];
+  const char *colon = strstr(note, ": ");
+  *name = colon ? note : "note";
+  *name_length = colon ? (size_t)(colon - note) : strlen(*name);
+  *text = colon ? colon + 2 : note;
 }
 
 void bench_report_close_trial(struct bench_report *report, uint32_t group, uint32_t trial)
@@ -110,7 +158,8 @@ static double canary_median_ns(const struct bench_report *report)
       if (group->trials[trial].canary_before_ns <= 0)
         continue;
       canaries[count++] = group->trials[trial].canary_before_ns;
-      canaries[count++] = group->trials[trial].canary_after_ns;
+      if (group->trials[trial].canary_after_ns > 0)
+        canaries[count++] = group->trials[trial].canary_after_ns;
     }
   }
   return median_of(canaries, count);
@@ -118,18 +167,18 @@ static double canary_median_ns(const struct bench_report *report)
 
 uint32_t bench_report_judge(struct bench_report *report, uint32_t group)
 {
-  double usual_ns = canary_median_ns(report);
-  report->canary_low_ns = usual_ns * (1 - CANARY_TOLERANCE);
-  report->canary_high_ns = usual_ns * (1 + CANARY_TOLERANCE);
+  report->canary_median_ns = canary_median_ns(report);
+  report->canary_low_ns = report->canary_median_ns * (1 - CANARY_TOLERANCE);
+  report->canary_high_ns = report->canary_median_ns * (1 + CANARY_TOLERANCE);
   uint32_t accepted = 0;
   for (uint32_t i = 0; i < report->group_count; i++) {
     for (uint32_t j = 0; j < report->groups[i].trial_count; j++) {
       struct bench_trial *trial = &report->groups[i].trials[j];
-      trial->rejected = trial->canary_before_ns > 0 &&
-                        (trial->canary_before_ns < report->canary_low_ns ||
-                         trial->canary_before_ns > report->canary_high_ns ||
-                         trial->canary_after_ns < report->canary_low_ns ||
-                         trial->canary_after_ns > report->canary_high_ns);
+      trial->rejected =
+          trial->canary_before_ns > 0 && (trial->canary_before_ns < report->canary_low_ns ||
+                                          trial->canary_before_ns > report->canary_high_ns ||
+                                          trial->canary_after_ns < report->canary_low_ns ||
+                                          trial->canary_after_ns > report->canary_high_ns);
       if (i == group && !trial->rejected)
         accepted++;
     }
@@ -166,7 +215,7 @@ void bench_report_summarize(const struct bench_report *report, const struct benc
   uint32_t count = 0;
   memset(summary, 0, sizeof *summary);
   for (uint32_t i = 0; i < group->trial_count; i++)
-    if (!group->trials[i].rejected)
+    if (!group->trials[i].rejected && (!measure->histograms || measure->histograms[i].count))
       values[count++] = measure->values[i];
   summary->trials = count;
   summary->median = median_of(values, count);
@@ -235,19 +284,49 @@ static void print_trials(const struct bench_report *report)
     }
   }
   printf("%-12s %u, of which %u rejected", "trials", trials, rejected);
-  if (report->canary_high_ns > 0)
-    printf(" (canary: cache-line round trip, usual range %.0f to %.0f ns)", report->canary_low_ns,
-           report->canary_high_ns);
+  if (report->canary_median_ns > 0)
+    printf("; canary: %s, median %.0f ns, %.0f to %.0f count", report->canary,
+           report->canary_median_ns, report->canary_low_ns, report->canary_high_ns);
   putchar('\n');
+}
+
+int bench_report_check_outputs(const struct bench_options *options)
+{
+  const char *const paths[] = {options->json_path, options->svg_path};
+  for (size_t i = 0; i < BUS_COUNT_OF(paths); i++) {
+    FILE *file = paths[i] ? fopen(paths[i], "ae") : NULL;
+    if (paths[i] && !file)
+      return bus_error_set_errno("%s: creating", paths[i]);
+    if (file)
+      fclose(file);
+  }
+  return BUS_OK;
+}
+
+static int check_groups(const struct bench_report *report)
+{
+  for (uint32_t i = 0; i < report->group_count; i++) {
+    const struct bench_group *group = &report->groups[i];
+    uint32_t counting = 0;
+    for (uint32_t j = 0; j < group->trial_count; j++)
+      counting += !group->trials[j].rejected;
+    if (counting == 0)
+      return bus_error_set(BUS_ERROR_AGAIN,
+                           "no repetition of '%s' counts: the machine was too unsteady; try again "
+                           "when it is idle, or with --no-canary",
+                           group->name);
+  }
+  return BUS_OK;
 }
 
 int bench_report_write(const struct bench_report *report, const struct bench_options *options)
 {
   printf("bus-bench %s\n", report->title);
   for (uint32_t i = 0; i < report->note_count; i++) {
-    const char *colon = strchr(report->notes[i], ':');
-    int name_length = colon ? (int)(colon - report->notes[i]) : 0;
-    printf("%-12.*s %s\n", name_length, report->notes[i], report->notes[i] + name_length + 2);
+    const char *name, *text;
+    size_t name_length;
+    bench_report_note_split(report, i, &name, &name_length, &text);
+    printf("%-12.*s %s\n", (int)name_length, name, text);
   }
   print_trials(report);
   print_values(report);
@@ -255,5 +334,5 @@ int bench_report_write(const struct bench_report *report, const struct bench_opt
   int error = options->json_path ? bench_report_write_json(report, options->json_path) : BUS_OK;
   if (!error && options->svg_path)
     error = bench_svg_write(report, options->svg_path);
-  return error;
+  return error ? error : check_groups(report);
 }

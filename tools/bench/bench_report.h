@@ -44,14 +44,16 @@ struct bench_report {
   uint32_t measure_count;
   char notes[BENCH_NOTES_MAX][256];
   uint32_t note_count;
-  double canary_low_ns; /* usual range, once judged */
+  const char *canary;      /* what the canary does, for people */
+  double canary_median_ns; /* 0: none was run */
+  double canary_low_ns;    /* usual range, once judged */
   double canary_high_ns;
 };
 
-/* Summaries of a measure over the trials that count. */
+/* Summaries of a measure over the trials that count; of a histogram, over those with values. */
 struct bench_summary {
   uint32_t trials;
-  double median; /* of the values */
+  double median; /* of the values; 0 when there is none */
   double lowest;
   double highest;
   uint64_t count; /* of a histogram's values, all trials together */
@@ -63,22 +65,26 @@ struct bench_summary {
 struct bench_report *bench_report_new(const char *title);
 void bench_report_delete(struct bench_report *report);
 
-/* Returns the group's index. */
+/* Returns the group's index; BENCH_GROUPS_MAX when there are too many, which bench_report_measure
+ * refuses. Names and notes are cut to their fields, and bytes that are not UTF-8 or not printable
+ * become '?': they come from file names too. */
 uint32_t bench_report_group(struct bench_report *report, const char *name);
 
-/* Adds a measure of `group`; NULL with a message when out of memory or places. */
+/* Adds a measure of `group`; NULL with a message when there is no such group, or when out of memory
+ * or places. Histograms are of ns. */
 struct bench_measure *bench_report_measure(struct bench_report *report, uint32_t group,
                                            const char *name, const char *unit, bool histogram,
                                            bool plotted);
 
-/* A line for people, "name: text". */
+/* A line for people, "name: text"; each name once. Beyond BENCH_NOTES_MAX they are dropped. */
 void bench_report_note(struct bench_report *report, const char *format, ...) BUS_PRINTF(2, 3);
 
 /* Fills the values of `trial` from its histograms: their means. Call it at each trial's end. */
 void bench_report_close_trial(struct bench_report *report, uint32_t group, uint32_t trial);
 
-/* Judges every trial by the median of all canaries: rejected when one of its two is more than a
- * quarter away from it. Returns the trials of `group` that count. Trials without canary count. */
+/* Judges every trial by the median of all canaries: rejected when one of its two failed (is not
+ * above 0) or is more than a quarter away from it. Returns the trials of `group` that count. Trials
+ * without canary count. */
 uint32_t bench_report_judge(struct bench_report *report, uint32_t group);
 
 void bench_report_summarize(const struct bench_report *report, const struct bench_measure *measure,
@@ -88,8 +94,17 @@ void bench_report_summarize(const struct bench_report *report, const struct benc
 void bench_report_merge(const struct bench_report *report, const struct bench_measure *measure,
                         struct bus_histogram *merged);
 
-/* The table on stdout, then the files that the options ask for. */
+/* BUS_OK when the files that the options ask for can be written: told before all is measured.
+ * Creates them. */
+int bench_report_check_outputs(const struct bench_options *options);
+
+/* The table on stdout, then the files that the options ask for. BUS_ERROR_AGAIN, after all that,
+ * when there is a group of which no trial counts. */
 int bench_report_write(const struct bench_report *report, const struct bench_options *options);
+
+/* Splits note `index` into its name (not NUL-terminated) and its text. */
+void bench_report_note_split(const struct bench_report *report, uint32_t index, const char **name,
+                             size_t *name_length, const char **text);
 
 /* bench_report_json.c */
 int bench_report_write_json(const struct bench_report *report, const char *path);

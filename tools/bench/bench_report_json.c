@@ -1,6 +1,7 @@
 #include "tools/bench/bench_report.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 static void write_string(FILE *file, const char *text, size_t length)
@@ -23,17 +24,26 @@ static void write_text(FILE *file, const char *text)
   write_string(file, text, strlen(text));
 }
 
+/* JSON has no word for what is not finite. */
+static void write_number(FILE *file, double number)
+{
+  if (isfinite(number))
+    fprintf(file, "%.3f", number);
+  else
+    fputs("null", file);
+}
+
 static void write_notes(FILE *file, const struct bench_report *report)
 {
   fputs("  \"about\": {", file);
   for (uint32_t i = 0; i < report->note_count; i++) {
-    const char *note = report->notes[i];
-    const char *colon = strchr(note, ':');
-    size_t name_length = colon ? (size_t)(colon - note) : 0;
+    const char *name, *text;
+    size_t name_length;
+    bench_report_note_split(report, i, &name, &name_length, &text);
     fputs(i ? ",\n    " : "\n    ", file);
-    write_string(file, note, name_length);
+    write_string(file, name, name_length);
     fputs(": ", file);
-    write_text(file, note + name_length + 2);
+    write_text(file, text);
   }
   fputs("\n  },\n", file);
 }
@@ -47,8 +57,7 @@ static void write_groups(FILE *file, const struct bench_report *report)
     write_text(file, group->name);
     fputs(", \"trials\": [", file);
     for (uint32_t j = 0; j < group->trial_count; j++)
-      fprintf(file,
-              "%s{\"canary_before_ns\": %.1f, \"canary_after_ns\": %.1f, \"rejected\": %s}",
+      fprintf(file, "%s{\"canary_before_ns\": %.1f, \"canary_after_ns\": %.1f, \"rejected\": %s}",
               j ? ", " : "", group->trials[j].canary_before_ns, group->trials[j].canary_after_ns,
               group->trials[j].rejected ? "true" : "false");
     fputs("]}", file);
@@ -72,7 +81,7 @@ static void write_histogram(FILE *file, const struct bench_report *report,
                             const struct bench_measure *measure,
                             const struct bench_summary *summary)
 {
-  static const double quantiles[] = {0,    0.1,  0.25,  0.5,    0.75,   0.9,     0.95,
+  static const double quantiles[] = {0,    0.1,   0.25,  0.5,    0.75,    0.9,      0.95,
                                      0.99, 0.995, 0.999, 0.9999, 0.99999, 0.999999, 1};
   const struct bench_group *group = &report->groups[measure->group];
   struct bus_histogram merged;
@@ -101,11 +110,18 @@ static void write_measure(FILE *file, const struct bench_report *report,
   write_text(file, measure->name);
   fputs(", \"unit\": ", file);
   write_text(file, measure->unit);
-  fprintf(file, ", \"%s\": %.3f, \"lowest\": %.3f, \"highest\": %.3f, \"trials\": [",
-          measure->histograms ? "mean" : "median", summary.median, summary.lowest, summary.highest);
+  fputs(measure->histograms ? ", \"mean\": " : ", \"median\": ", file);
+  write_number(file, summary.median);
+  fputs(", \"lowest\": ", file);
+  write_number(file, summary.lowest);
+  fputs(", \"highest\": ", file);
+  write_number(file, summary.highest);
+  fputs(", \"trials\": [", file);
   uint32_t trials = report->groups[measure->group].trial_count;
-  for (uint32_t i = 0; i < trials; i++)
-    fprintf(file, "%s%.3f", i ? ", " : "", measure->values[i]);
+  for (uint32_t i = 0; i < trials; i++) {
+    fputs(i ? ", " : "", file);
+    write_number(file, measure->values[i]);
+  }
   fputc(']', file);
   if (measure->histograms)
     write_histogram(file, report, measure, &summary);
@@ -121,8 +137,10 @@ int bench_report_write_json(const struct bench_report *report, const char *path)
   write_text(file, report->title);
   fputs(",\n  \"version\": \"" BUS_VERSION "\",\n", file);
   write_notes(file, report);
-  fprintf(file, "  \"canary_usual_range_ns\": [%.1f, %.1f],\n", report->canary_low_ns,
-          report->canary_high_ns);
+  fputs("  \"canary\": ", file);
+  write_text(file, report->canary);
+  fprintf(file, ",\n  \"canary_median_ns\": %.1f, \"canary_usual_range_ns\": [%.1f, %.1f],\n",
+          report->canary_median_ns, report->canary_low_ns, report->canary_high_ns);
   write_groups(file, report);
   fputs("  \"measures\": [", file);
   for (uint32_t i = 0; i < report->measure_count; i++) {

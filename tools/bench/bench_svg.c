@@ -6,19 +6,27 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WIDTH             960.0
-#define HEIGHT            560.0
-#define LEFT              80.0
-#define RIGHT             30.0
-#define TOP               70.0
-#define BOTTOM            60.0
-#define STEPS_PER_DECADE  40
-#define LEGEND_LINE       18.0
-#define DECADES_MAX       9
+#define WIDTH            1200.0
+#define HEIGHT           560.0
+#define LEFT             80.0
+#define RIGHT            340.0 /* the legend stands there, where no curve can hide it */
+#define TOP              70.0
+#define BOTTOM           60.0
+#define STEPS_PER_DECADE 40
+#define LEGEND_LINE      18.0
+#define DECADES_MAX      9
 
 /* Colours that stay apart for colour-blind readers (Okabe and Ito). */
 static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
                                       "#e69f00", "#56b4e9", "#000000", "#999999"};
+
+/* Groups differ by colour, the measures of one group by these. */
+static const char *const dashes[] = {"none", "6 4", "2 3", "10 3 2 3", "14 4", "1 5"};
+
+struct style {
+  const char *colour;
+  const char *dash;
+};
 
 struct plot {
   FILE *file;
@@ -80,8 +88,11 @@ static void write_x_axis(const struct plot *plot)
     write_line(plot, x, TOP, x, HEIGHT - BOTTOM);
     write_text(plot, x, HEIGHT - BOTTOM + 20, "middle", 12, label);
   }
-  write_line(plot, x_of(plot, log10(2)), TOP, x_of(plot, log10(2)), HEIGHT - BOTTOM);
-  write_text(plot, x_of(plot, log10(2)), HEIGHT - BOTTOM + 20, "middle", 12, "50 %");
+  if (plot->decades < 7) { /* else the labels would run into each other */
+    double x = x_of(plot, log10(2));
+    write_line(plot, x, TOP, x, HEIGHT - BOTTOM);
+    write_text(plot, x, HEIGHT - BOTTOM + 20, "middle", 12, "50 %");
+  }
   write_text(plot, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - BOTTOM + 44, "middle", 13,
              "percentile p, on the scale 1/(1-p)");
 }
@@ -99,22 +110,28 @@ static void write_y_axis(const struct plot *plot)
         snprintf(label, sizeof label, "%.0f ns", ns);
       else if (ns < 1e6)
         snprintf(label, sizeof label, "%.0f \u00b5s", ns / 1e3);
-      else
+      else if (ns < 1e9)
         snprintf(label, sizeof label, "%.0f ms", ns / 1e6);
+      else
+        snprintf(label, sizeof label, "%.0f s", ns / 1e9);
       write_line(plot, LEFT, y_of(plot, ns), WIDTH - RIGHT, y_of(plot, ns));
       write_text(plot, LEFT - 8, y_of(plot, ns) + 4, "end", 12, label);
     }
   }
-  fprintf(plot->file, "<text transform=\"translate(20 %.1f) rotate(-90)\" text-anchor=\"middle\" "
-                      "font-size=\"13\">latency</text>\n",
+  fprintf(plot->file,
+          "<text transform=\"translate(20 %.1f) rotate(-90)\" text-anchor=\"middle\" "
+          "font-size=\"13\">latency</text>\n",
           (TOP + HEIGHT - BOTTOM) / 2);
 }
 
 static void write_curve(const struct plot *plot, const struct bus_histogram *histogram,
-                        const char *colour)
+                        const struct style *style)
 {
-  fprintf(plot->file, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour);
-  double last = log10((double)histogram->count); /* beyond it there is no value */
+  fprintf(plot->file,
+          "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-dasharray=\"%s\" "
+          "points=\"",
+          style->colour, style->dash);
+  double last = fmin(log10((double)histogram->count), plot->decades); /* no value beyond */
   for (int step = 0; step <= (int)(last * STEPS_PER_DECADE); step++) {
     double decade = (double)step / STEPS_PER_DECADE;
     double ns = (double)bus_histogram_quantile(histogram, 1 - pow(10, -decade));
@@ -125,17 +142,30 @@ static void write_curve(const struct plot *plot, const struct bus_histogram *his
 }
 
 static void write_legend(const struct plot *plot, const struct bench_report *report,
-                         const struct bench_measure *measure, uint32_t row, const char *colour)
+                         const struct bench_measure *measure, uint32_t row,
+                         const struct style *style)
 {
   char label[160];
   const char *name = measure->name + strspn(measure->name, " ");
   snprintf(label, sizeof label, "%s: %s", report->groups[measure->group].name, name);
-  double y = TOP + 14 + row * LEGEND_LINE;
+  double left = WIDTH - RIGHT + 20, y = TOP + 14 + row * LEGEND_LINE;
   fprintf(plot->file,
           "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\" "
-          "stroke-width=\"3\"/>\n",
-          LEFT + 12, y - 4, LEFT + 36, y - 4, colour);
-  write_text(plot, LEFT + 42, y, "start", 12, label);
+          "stroke-width=\"2\" stroke-dasharray=\"%s\"/>\n",
+          left, y - 4, left + 40, y - 4, style->colour, style->dash);
+  write_text(plot, left + 48, y, "start", 12, label);
+}
+
+/* More groups than colours: the dashes go on. */
+static struct style style_of(const struct bench_report *report, uint32_t index)
+{
+  const uint32_t group = report->measures[index].group;
+  uint32_t before = 0;
+  for (uint32_t i = 0; i < index; i++)
+    before += report->measures[i].group == group && report->measures[i].plotted;
+  uint32_t dash = before + group / (uint32_t)BUS_COUNT_OF(colours);
+  return (struct style){colours[group % BUS_COUNT_OF(colours)],
+                        dashes[dash % BUS_COUNT_OF(dashes)]};
 }
 
 /* The smallest 1-2-5 step that is not below `ns` (up), or the largest not above it. */
@@ -207,9 +237,9 @@ int bench_svg_write(const struct bench_report *report, const char *path)
     bench_report_merge(report, measure, &merged);
     if (merged.count == 0)
       continue;
-    const char *colour = colours[row % BUS_COUNT_OF(colours)];
-    write_curve(&plot, &merged, colour);
-    write_legend(&plot, report, measure, row++, colour);
+    struct style style = style_of(report, i);
+    write_curve(&plot, &merged, &style);
+    write_legend(&plot, report, measure, row++, &style);
   }
   fputs("</svg>\n", plot.file);
   bool failed = ferror(plot.file) != 0;

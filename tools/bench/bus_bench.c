@@ -1,22 +1,24 @@
 /* bus-bench: the program behind every figure of speed: picks a benchmark by name and runs it. */
 #include "shm/loop.h"
 #include "shm/options.h"
-#include "tools/bench/bench.h"
 #include "tools/bench/bench_process.h"
+#include "tools/bench/bench_report.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static const struct bench *const benches[] = {&bench_feed};
+static const struct bench *const benches[] = {&bench_feed, &bench_tick};
 
 static const char common_help[] =
     "\n"
     "every benchmark\n"
-    "  --repeat N          repetitions that count, 1..50 (default 5); a repetition around which the\n"
+    "  --repeat N          repetitions that count, 1..50 (default 5); a repetition around which "
+    "the\n"
     "                      machine was not as usual is done again, N times more at most\n"
     "  --json FILE         everything measured, for programs\n"
     "  --svg FILE          a plot of percentiles\n"
     "  --no-fifo           do not ask for real-time scheduling (SCHED_FIFO)\n"
+    "  --no-canary         do not watch the machine: every repetition counts\n"
     "  --help, --version\n"
     "\n"
     "exit status: 0 measured, 1 failed, 2 usage\n";
@@ -138,6 +140,9 @@ static int take_option(struct bench_options *options, int option, const char *va
   case BENCH_OPTION_NO_FIFO:
     options->fifo = false;
     return BUS_OK;
+  case BENCH_OPTION_NO_CANARY:
+    options->canary = false;
+    return BUS_OK;
   case BENCH_OPTION_SMALL_PAGES:
     options->small_pages = true;
     return BUS_OK;
@@ -207,11 +212,15 @@ int main(int argc, char **argv)
                                   .interval_ns = 10000,
                                   .idle = BUS_IDLE_SPIN,
                                   .batch_max = 1,
-                                  .fifo = true};
+                                  .fifo = true,
+                                  .canary = true};
   argv[1] = argv[0]; /* what getopt puts before its own messages */
   int parsed = parse(bench, &options, argc - 1, argv + 1);
   if (parsed != 0)
     return parsed < 0 ? fail(2) : 0;
   bench_process_init();
-  return bench->run(&options) == BUS_OK ? 0 : fail(1);
+  int error = bench_report_check_outputs(&options);
+  if (!error)
+    error = bench->run(&options);
+  return error ? fail(1) : 0;
 }
