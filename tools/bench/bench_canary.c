@@ -54,7 +54,8 @@ static double measure(struct lines *lines, pid_t *child)
     uint64_t start_ns = bench_now_ns();
     for (uint32_t i = 0; i < TRIPS; i++)
       if (!trip(lines, number++, child))
-        return bus_error_set(BUS_ERROR_IO, "the canary's child has ended");
+        return bench_stopped() ? bench_stop_error()
+                               : bus_error_set(BUS_ERROR_IO, "the canary's child has ended");
     runs[run] = (double)(bench_now_ns() - start_ns) / TRIPS;
   }
   qsort(runs, RUNS, sizeof runs[0], compare);

@@ -100,9 +100,9 @@ static void write_x_axis(const struct plot *plot)
 static void write_y_axis(const struct plot *plot)
 {
   static const double steps[] = {1, 2, 5};
-  for (double decade = 1; decade <= plot->high_ns; decade *= 10) {
+  for (int decade = 0; decade <= (int)log10(plot->high_ns); decade++) {
     for (size_t i = 0; i < BUS_COUNT_OF(steps); i++) {
-      double ns = decade * steps[i];
+      double ns = pow(10, decade) * steps[i];
       if (ns < plot->low_ns * 0.999 || ns > plot->high_ns * 1.001)
         continue;
       char label[32];

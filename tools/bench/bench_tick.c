@@ -61,11 +61,14 @@ struct link {
   struct bus_member *member;
   struct bus_producer producer;
   struct bus_backlink backlink;
-  struct bus_subscription signals;
+  struct bus_subscription subscription; /* to the signals */
   pid_t child;
   uint64_t next; /* number of the next tick to publish */
   uint64_t next_housekeeping_ns;
-  uint64_t published_ns[BUS_ENGINE_BATCH_MAX]; /* of the ticks under way */
+  /* Of the ticks under way: */
+  uint64_t published_ns[BUS_ENGINE_BATCH_MAX];
+  uint64_t visible_ns[BUS_ENGINE_BATCH_MAX];
+  struct bus_signal signals[BUS_ENGINE_BATCH_MAX];
   uint64_t batch_sum;
 };
 
@@ -126,9 +129,9 @@ static int open_feed(struct link *link)
                     entry, bus_member_header(link->member)->instance);
   error = bus_backlink_init(&link->backlink, link->run->directory, FEED, entry, &link->producer);
   if (!error)
-    error = bus_subscription_init(&link->signals, link->run->directory, INFER, BUS_INFER_RING,
+    error = bus_subscription_init(&link->subscription, link->run->directory, INFER, BUS_INFER_RING,
                                   BUS_RECORD_SIGNAL, sizeof(struct bus_signal), NULL);
-  link->signals.from_oldest = true;
+  link->subscription.from_oldest = true;
   bus_member_run(link->member);
   return error;
 }
@@ -144,7 +147,7 @@ static int attach(struct link *link)
   while (!bench_stopped()) {
     bus_member_heartbeat(link->member, bench_now_ns());
     if (bus_backlink_maintain(&link->backlink) >= 0 &&
-        bus_subscription_maintain(&link->signals, 0) >= 0)
+        bus_subscription_maintain(&link->subscription, 0) >= 0)
       return BUS_OK;
     if (!bench_child_is_running(&link->child))
       return infer_ended();
@@ -157,7 +160,7 @@ static int attach(struct link *link)
 static void close_link(struct link *link)
 {
   bench_reap(&link->child, true);
-  bus_subscription_close(&link->signals);
+  bus_subscription_close(&link->subscription);
   bus_backlink_close(&link->backlink);
   bus_member_leave(link->member, BUS_STATE_HALT);
   bench_directory_clear();
@@ -171,7 +174,7 @@ static int keep_house(struct link *link, uint64_t now_ns)
   bus_member_heartbeat(link->member, now_ns);
   bus_producer_report(&link->producer);
   if (bus_backlink_maintain(&link->backlink) != 0 ||
-      bus_subscription_maintain(&link->signals, 0) != 0)
+      bus_subscription_maintain(&link->subscription, 0) != 0)
     return bench_child_is_running(&link->child)
                ? bus_error_context(BUS_ERROR_IO, "the inference member was lost")
                : infer_ended();
@@ -196,12 +199,12 @@ static BUS_ALWAYS_INLINE bool publish(struct link *link, uint64_t number, uint32
   return true;
 }
 
-/* Spins until the next signal is here. Sets *visible_ns to that moment. */
-static BUS_ALWAYS_INLINE int await_signal(struct link *link, struct bus_signal *signal,
-                                          uint64_t *visible_ns)
+/* Spins until the signal of the `index`th tick of the batch is here. */
+static BUS_ALWAYS_INLINE int await_signal(struct link *link, uint32_t index)
 {
   int status;
-  for (uint64_t polls = 1; (status = bus_observer_poll(&link->signals.observer, signal)) == 0;
+  for (uint64_t polls = 1;
+       (status = bus_observer_poll(&link->subscription.observer, &link->signals[index])) == 0;
        polls++)
     if (BUS_UNLIKELY((polls & CHECK_EVERY) == 0)) {
       if (bench_stopped())
@@ -209,19 +212,26 @@ static BUS_ALWAYS_INLINE int await_signal(struct link *link, struct bus_signal *
       if (!bench_child_is_running(&link->child))
         return infer_ended();
     }
-  *visible_ns = bench_now_ns();
+  link->visible_ns[index] = bench_now_ns();
   return status == 1 ? BUS_OK : bus_error_set(status, "signals were lost");
 }
 
-/* Every bit that the tick determines. */
-static int check_signal(const struct link *link, uint64_t number, uint32_t index,
-                        const struct bus_signal *signal)
+static bool same_bits(const float *left, const float *right)
 {
+  uint32_t a[3], b[3];
+  memcpy(a, left, sizeof a);
+  memcpy(b, right, sizeof b);
+  return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
+}
+
+/* Every bit that the tick determines. */
+static int check_signal(const struct link *link, uint64_t number, uint32_t index)
+{
+  const struct bus_signal *signal = &link->signals[index];
   const struct bus_signal *expected = &link->run->expected[number % link->run->prepared];
   const uint8_t flags = BUS_SIGNAL_VALID | BUS_SIGNAL_STALE;
   if (signal->feature_position == number && signal->timestamp_ns == link->published_ns[index] &&
-      signal->target_price == expected->target_price &&
-      !memcmp(signal->score, expected->score, sizeof signal->score) &&
+      signal->target_price == expected->target_price && same_bits(signal->score, expected->score) &&
       signal->symbol == expected->symbol && signal->source == 0 &&
       signal->model == expected->model && signal->direction == expected->direction &&
       signal->confidence == expected->confidence && signal->engine == link->variant->id &&
@@ -257,21 +267,19 @@ static int exchange(struct link *link, uint32_t count, uint64_t due_ns, int tria
   for (uint32_t i = 0; i < count; i++)
     if (!publish(link, first + i, i))
       return bus_error_set(BUS_ERROR_IO, "the feature ring is full");
-  struct bus_signal signals[BUS_ENGINE_BATCH_MAX];
-  uint64_t visible_ns[BUS_ENGINE_BATCH_MAX];
   for (uint32_t i = 0; i < count; i++) {
-    int error = await_signal(link, &signals[i], &visible_ns[i]);
+    int error = await_signal(link, i);
     if (error)
       return error;
   }
   for (uint32_t i = 0; i < count; i++) {
-    int error = check_signal(link, first + i, i, &signals[i]);
+    int error = check_signal(link, first + i, i);
     if (error)
       return error;
     if (trial < 0)
       continue;
-    record(link->variant, (uint32_t)trial, &signals[i], due_ns, visible_ns[i]);
-    link->batch_sum += signals[i].batch;
+    record(link->variant, (uint32_t)trial, &link->signals[i], due_ns, link->visible_ns[i]);
+    link->batch_sum += link->signals[i].batch;
   }
   return BUS_OK;
 }
@@ -373,6 +381,22 @@ static int add_variants(struct run *run, const struct bus_model *model)
   return BUS_OK;
 }
 
+static int expect_signal(struct bus_engine *engine, const struct bus_feature *feature,
+                         struct bus_signal *expected)
+{
+  const struct bus_tick tick = {.bid_price = feature->bid_price,
+                                .ask_price = feature->ask_price,
+                                .symbol = feature->symbol,
+                                .flags = feature->flags};
+  struct bus_engine_result result;
+  if (bus_engine_submit(engine, feature->x, BUS_FEATURE_INPUTS, 1, 0) != BUS_OK ||
+      bus_engine_poll(engine, &result) != 1)
+    return bus_error_set(BUS_ERROR_IO, "the scalar engine failed");
+  bus_decision_fill(expected, &tick, result.scores[0]);
+  expected->model = engine->model_id;
+  return BUS_OK;
+}
+
 /* What bus-infer must make of each tick, by the reference path. */
 static int expect_signals(struct run *run, const struct bus_model *model)
 {
@@ -381,23 +405,8 @@ static int expect_signals(struct run *run, const struct bus_model *model)
   int error = bus_engine_open("scalar", model, &config, &engine);
   if (error)
     return error;
-  run->expected = calloc(run->prepared, sizeof *run->expected);
-  if (!run->expected)
-    error = bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  for (uint64_t i = 0; i < run->prepared && !error; i++) {
-    const struct bus_feature *feature = &run->features[i];
-    const struct bus_tick tick = {.bid_price = feature->bid_price,
-                                  .ask_price = feature->ask_price,
-                                  .symbol = feature->symbol,
-                                  .flags = feature->flags};
-    struct bus_engine_result result;
-    error = bus_engine_submit(engine, feature->x, BUS_FEATURE_INPUTS, 1, i);
-    if (error || bus_engine_poll(engine, &result) != 1)
-      error = bus_error_set(BUS_ERROR_IO, "the scalar engine failed");
-    else
-      bus_decision_fill(&run->expected[i], &tick, result.scores[0]);
-    run->expected[i].model = engine->model_id;
-  }
+  for (uint64_t i = 0; i < run->prepared && !error; i++)
+    error = expect_signal(engine, &run->features[i], &run->expected[i]);
   bus_engine_close(engine);
   return error;
 }
@@ -412,8 +421,11 @@ static int prepare_ticks(struct run *run)
   if (error)
     return error;
   int64_t made = bench_lines_features(&run->lines, TICKS_PREPARED, &run->features);
-  run->prepared = made > 0 ? (uint64_t)made : 0;
-  return made < 0 ? (int)made : BUS_OK;
+  if (made <= 0)
+    return (int)made;
+  run->prepared = (uint64_t)made;
+  run->expected = calloc(TICKS_PREPARED, sizeof *run->expected);
+  return run->expected ? BUS_OK : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
 }
 
 static int prepare_model(struct run *run)
