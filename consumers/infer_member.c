@@ -66,6 +66,14 @@ static void take_tick(struct bus_infer *infer, uint32_t at, uint32_t source, uin
   memcpy(infer->rows[at], feature->x, sizeof infer->rows[at]);
 }
 
+/* Asks for the first line of the next feature while its stamp, in the second, is still awaited:
+ * else that line's transfer from the producer's core begins only when the stamp has arrived, and
+ * the inference waits for it. */
+static BUS_ALWAYS_INLINE void prefetch_next(const struct bus_consumer *consumer)
+{
+  __builtin_prefetch(consumer->slots + (consumer->next & consumer->mask) * consumer->record_size);
+}
+
 /* Looks into every ring, one record each in turn, until the batch is full or all are empty. Takes
  * nothing: a batch that still waits is gathered again, which keeps its order fair. */
 static uint32_t gather(struct bus_infer *infer)
@@ -83,6 +91,8 @@ static uint32_t gather(struct bus_infer *infer)
       feature =
           input->taken ? bus_consumer_peek(consumer, input->taken) : bus_consumer_poll(consumer);
     if (!feature) {
+      if (input->attached && !input->taken)
+        prefetch_next(consumer);
       misses++;
       continue;
     }
