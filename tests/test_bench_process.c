@@ -123,6 +123,34 @@ Test(bench_process, directories_that_cannot_be_made_are_named)
   cr_assert_null(bench_directory_make("/dev/shm", members, 5));
 }
 
+Test(bench_process, one_measures_and_others_wait)
+{
+  int order[2];
+  char byte = 0;
+  cr_assert_eq(pipe(order), 0);
+  pid_t holder = fork();
+  if (holder == 0) {
+    bool mine = bench_wait_turn() == BUS_OK;
+    mine = write(order[1], mine ? "1" : "?", 1) == 1 && mine;
+    struct timespec pause = {0, 200000000};
+    nanosleep(&pause, NULL);
+    mine = write(order[1], "2", 1) == 1 && mine;
+    _exit(mine ? 0 : 1);
+  }
+  cr_assert_eq(read(order[0], &byte, 1), 1);
+  cr_assert_eq(byte, '1');
+  pid_t waiter = fork();
+  if (waiter == 0)
+    _exit(bench_wait_turn() == BUS_OK && write(order[1], "3", 1) == 1 ? 0 : 1);
+  int status;
+  cr_assert_eq(waitpid(holder, &status, 0), holder);
+  cr_assert_eq(status, 0);
+  cr_assert_eq(waitpid(waiter, &status, 0), waiter);
+  cr_assert_eq(status, 0);
+  cr_assert(read(order[0], &byte, 1) == 1 && byte == '2', "the second did not wait");
+  cr_assert(read(order[0], &byte, 1) == 1 && byte == '3');
+}
+
 Test(bench_process, canaries_bring_a_time)
 {
   int cores[2] = {-1, -1};

@@ -101,6 +101,8 @@ int bench_machine_prepare(struct bench_report *report, struct bench_options *opt
 {
   int error = bench_choose_cores(options->cores, needed);
   if (!error)
+    error = bench_wait_turn();
+  if (!error)
     error = bus_pin_thread(options->cores[0]);
   if (error)
     return error;

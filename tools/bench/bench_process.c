@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -101,6 +103,30 @@ int bench_choose_cores(int cores[2], int needed)
   }
   if (needed == 2 && cores[0] == cores[1])
     return bus_error_set(BUS_ERROR_INVALID, "two processes that spin need two different cores");
+  return BUS_OK;
+}
+
+/* An abstract socket name: the kernel frees it however the process ends, and nobody needs the right
+ * to write any file. The descriptor stays open on purpose, in children too. */
+int bench_wait_turn(void)
+{
+  struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "\0signal-bus/bus-bench"};
+  int descriptor = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (descriptor < 0)
+    return bus_error_set_errno("socket");
+  bool told = false;
+  while (bind(descriptor, (const struct sockaddr *)&address, sizeof address) != 0) {
+    int error = errno == EADDRINUSE ? bench_stop_error() : bus_error_set_errno("bind");
+    if (error) {
+      close(descriptor);
+      return error;
+    }
+    if (!told)
+      fputs("bus-bench: waiting for another bus-bench to end\n", stderr);
+    told = true;
+    struct timespec pause = {0, 50000000};
+    nanosleep(&pause, NULL);
+  }
   return BUS_OK;
 }
 

@@ -33,6 +33,12 @@ void bench_trial_begin(void);
  * BUS_ERROR_INVALID when they are too few or equal. */
 int bench_choose_cores(int cores[2], int needed);
 
+/* Waits until no other bus-bench measures on this machine, and keeps others waiting from then on
+ * until this process has ended. Two of them would spoil each other's figures; spinning in real time
+ * they could even wait for each other for ever, each with one of two cores. BUS_OK, or an error
+ * when stopped. */
+int bench_wait_turn(void);
+
 /* SCHED_FIFO 1 for this process and its children. Returns BUS_OK or BUS_ERROR_DENIED with a
  * message. */
 int bench_go_fifo(void);
