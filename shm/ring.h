@@ -5,18 +5,27 @@
  * fills. A new ring's stamps are those of "the lap before", so every rule below holds from the
  * first record.
  *
- * Orderings, in pairs (x86 needs no instruction for any of them; ARM: stlr, ldar, dmb):
- *   P1 release fence before the payload stores: the stamp of record n-1 is visible before any
- * payload word of record n overwrites its slot. Pairs with O2. P2 release store of the stamp n+1
- * after the payload. Pairs with C1 and O1. P3 acquire load of the consumer's position. Pairs with
- * C2: the consumer's reads of a slot are over before the producer overwrites it. C1 acquire load of
- * the stamp. Pairs with P2. C2 release store of the position after the reads. Pairs with P3. O1
- * acquire load of the stamp. Pairs with P2. O2 acquire fence after the copy, then a load of the
- * stamp of slot n-1: still n means that record n-1+depth is not committed, so by P1 no word of
- * record n+depth is visible yet: the copy is whole. (Loading slot n's own stamp again does not show
- * an overwrite that is under way.) Pairs with P1.
+ * Positions are 64-bit, count from 0 and wrap.
+ */
+/* clang-format off */
+/* Orderings, in pairs. On x86 none of them takes an instruction (loads are not reordered with
+ * loads, nor stores with stores), they only hold the compiler; ARM64 instructions in brackets.
  *
- * Positions are 64-bit, count from 0 and wrap. */
+ *   P1  Producer: release fence before the payload stores of record n [dmb ish]. Whoever sees one
+ *       of these stores also sees the stamp of record n-1. Pairs with O2.
+ *   P2  Producer: release store of the stamp n+1 after the payload [stlr]. Pairs with C1 and O1.
+ *   P3  Producer: acquire load of the consumer's position [ldar]: the consumer's reads of a slot
+ *       are over before the producer overwrites it. Pairs with C2.
+ *
+ *   C1  Consumer: acquire load of the stamp, before the payload is read [ldar]. Pairs with P2.
+ *   C2  Consumer: release store of the position, after the reads [stlr]. Pairs with P3.
+ *
+ *   O1  Observer: acquire load of the stamp, before the copy [ldar]. Pairs with P2.
+ *   O2  Observer: acquire fence after the copy [dmb ishld], then a load of the stamp of slot n-1:
+ *       still n means that record n-1+depth is not committed, so by P1 no word of record n+depth
+ *       was visible to the copy: it is whole. (Loading slot n's own stamp again does not show an
+ *       overwrite that is under way.) Pairs with P1. */
+/* clang-format on */
 #ifndef SIGNALBUS_RING_H
 #define SIGNALBUS_RING_H
 
