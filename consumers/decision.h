@@ -48,7 +48,8 @@ static inline uint32_t bus_decision_elapsed_ns(uint64_t from_ns, uint64_t to_ns)
 /* Writes every field of `signal` that follows from the tick and the scores, straight into its slot:
  * all but queue_ns, inference_ns, batch, model, engine and the stamp. A signal is VALID when the
  * tick was VALID and its book not crossed. target_price: best ask for a buy, best bid for a sell,
- * else the mid, rounded down. Same input, same bits. */
+ * else the mid, rounded down. `score` holds three finite numbers in 0..1. Same input, same bits.
+ * The thread that reserved the slot. */
 static inline void bus_decision_fill(struct bus_signal *signal, const struct bus_tick *tick,
                                      const float score[3])
 {

@@ -31,7 +31,9 @@ struct bus_infer_config {
 
 struct bus_infer;
 
-/* Loads the model, opens the engine and creates (or takes over) the member. BUS_OK or an error. */
+/* Loads the model, opens the engine and creates (or takes over) the member. Returns BUS_OK, or with
+ * a message an error of bus_model_load, bus_engine_open or bus_member_new. One thread creates, runs
+ * and deletes it. */
 int bus_infer_new(const struct bus_infer_config *config, struct bus_infer **result);
 
 /* Runs until a signal asks to stop. BUS_OK or a negative error (the engine failed). */

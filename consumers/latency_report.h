@@ -14,7 +14,8 @@ struct bus_latency_stage {
 };
 
 /* Writes a table, one line for a stage: p50, p90, p99, p99.9, max in microseconds, and the count.
- * Stages without values are left out. */
+ * Stages without values are left out. The histograms are private or copied; errors stay in `file`.
+ */
 void bus_latency_report_text(FILE *file, const struct bus_latency_stage *stages, size_t count);
 
 /* Writes a JSON array of objects: stage, count, p50_ns, p90_ns, p99_ns, p999_ns, max_ns, mean_ns.

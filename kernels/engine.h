@@ -89,7 +89,7 @@ static BUS_ALWAYS_INLINE int bus_engine_poll(struct bus_engine *engine,
   return engine->operations->poll(engine, result);
 }
 
-/* Frees the engine and everything it lent out. NULL is allowed. */
+/* Frees the engine and everything it lent out. NULL is allowed. The engine's thread. */
 void bus_engine_close(struct bus_engine *engine);
 
 #endif

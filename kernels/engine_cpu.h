@@ -9,7 +9,7 @@
 /* Opened with "auto", "scalar", "avx2" or "avx512". */
 extern const struct bus_engine_operations bus_engine_cpu_operations;
 
-/* Whether `kind` is one of these names, on any CPU and in any build. */
+/* Whether `kind` is one of these names, on any CPU and in any build. Pure. */
 bool bus_engine_cpu_knows(const char *kind);
 
 /* The path called `name` if this build has it and this CPU and operating system can run it, else

@@ -132,13 +132,14 @@ int bus_model_load(const char *path, struct bus_model **model);
  * freed afterwards. Allocates at most `size` plus 4 KiB. */
 int bus_model_parse(const void *bytes, size_t size, struct bus_model **model);
 
-/* NULL is allowed. Engines opened from the model do not need it any more. */
+/* Frees a model that nobody reads any more. NULL is allowed. Engines opened from it do not need it.
+ */
 void bus_model_free(struct bus_model *model);
 
-/* The low 16 bits of the file's CRC-32, as bus_signal.model carries them. */
+/* The low 16 bits of the file's CRC-32, as bus_signal.model carries them. Pure. */
 uint16_t bus_model_id(const struct bus_model *model);
 
-/* "none", "relu", "tanh", "sigmoid"; "unknown" for any other value. */
+/* "none", "relu", "tanh", "sigmoid"; "unknown" for any other value. Static. Pure. */
 const char *bus_activation_name(uint32_t activation);
 
 #endif

@@ -40,12 +40,13 @@ struct bus_book *bus_book_new(uint32_t capacity);
 /* NULL is allowed. */
 void bus_book_delete(struct bus_book *book);
 
-/* Removes all levels; the counter stays. */
+/* Removes all levels; the counter stays. O(1). */
 void bus_book_clear(struct bus_book *book);
 
 /* Sets the size at a price, inserting or (size 0) deleting the level; deleting one that is not
- * there does nothing. When the side is full, the worst level is dropped and counted. Needs
- * price > 0 and size >= 0. */
+ * there does nothing. When the side is full, the worst level (it may be this one) is dropped and
+ * counted. Needs price > 0 and size >= 0, in units of the symbol's exponents. O(log n), and moves
+ * the levels that are better. */
 void bus_book_set(struct bus_book *book, enum bus_side side, int64_t price, int64_t size);
 
 /* bus_book_set of each of `count` levels, from the last to the first: a snapshot lists the best
@@ -58,13 +59,15 @@ void bus_book_load(struct bus_book *book, enum bus_side side, const struct bus_l
 uint32_t bus_book_top(const struct bus_book *book, enum bus_side side, int64_t limit_price,
                       struct bus_level *levels, uint32_t count);
 
-/* The total size of the best `count` levels, saturating at INT64_MAX. */
+/* The total size of the best `count` levels, or of all when there are fewer, saturating at
+ * INT64_MAX; in units of the size exponent. */
 int64_t bus_book_sum(const struct bus_book *book, enum bus_side side, uint32_t count);
 
 /* Whether both sides are strictly sorted with positive prices and sizes, and do not cross. O(n):
  * for tests and housekeeping. */
 bool bus_book_is_valid(const struct bus_book *book);
 
+/* How many levels the side has: 0..capacity. */
 static BUS_ALWAYS_INLINE uint32_t bus_book_count(const struct bus_book *book, enum bus_side side)
 {
   return book->sides[side].count;
@@ -84,6 +87,7 @@ static BUS_ALWAYS_INLINE struct bus_level bus_book_level(const struct bus_book *
   return level;
 }
 
+/* The best level; {0, 0} when the side is empty. */
 static BUS_ALWAYS_INLINE struct bus_level bus_book_best(const struct bus_book *book,
                                                         enum bus_side side)
 {

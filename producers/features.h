@@ -124,7 +124,7 @@ struct bus_features {
   struct bus_features_bucket buckets[BUS_FEATURES_BUCKETS];
 };
 
-/* Forgets everything. */
+/* Forgets everything. One thread uses a struct bus_features; none of these functions fails. */
 void bus_features_reset(struct bus_features *features);
 
 /* The book is now as `view` says, at event time `now_ns` (times that run backwards count as no
@@ -133,15 +133,16 @@ void bus_features_reset(struct bus_features *features);
 void bus_features_quote(struct bus_features *features, uint64_t now_ns,
                         const struct bus_features_view *view, bool is_rebuilt);
 
-/* A trade of `size` > 0 happened; `buyer_is_maker` says that the seller was the aggressor. */
+/* A trade of `size` > 0 (units of the size exponent) happened at event time `now_ns`, as above;
+ * `buyer_is_maker` says that the seller was the aggressor. */
 void bus_features_trade(struct bus_features *features, uint64_t now_ns, int64_t size,
                         bool buyer_is_maker);
 
-/* Stores all sixteen, each within its range, one by one. */
+/* Stores all sixteen, each within its range and finite, one by one: straight into a slot. */
 void bus_features_write(const struct bus_features *features, float x[BUS_FEATURE_INPUTS]);
 
 /* exp(-y) for y >= 0 and log(1 + y) for y >= 0, to about 1e-14 relative; the same bits on every
- * CPU. Negative arguments and NaN count as 0. */
+ * CPU. Negative arguments and NaN count as 0. Pure. */
 double bus_features_exp_negative(double y);
 double bus_features_log1p(double y);
 

@@ -97,7 +97,8 @@ struct bus_feed;
 /* Fills in the defaults: spot, symbols learnt, exponents -8; the sink is empty. */
 void bus_feed_config_defaults(struct bus_feed_config *config);
 
-/* Creates a feed. `config` and what it points to may be freed afterwards. Returns NULL with a
+/* Creates a feed. `config` and what it points to may be freed afterwards (but for the sink's
+ * context). Returns NULL with a
  * message when a parameter is out of range or there is no memory. */
 struct bus_feed *bus_feed_new(const struct bus_feed_config *config);
 
@@ -113,17 +114,19 @@ void bus_feed_delete(struct bus_feed *feed);
  * (unknown symbol). No message is left, except where a snapshot's symbol cannot be told. */
 int bus_feed_line(struct bus_feed *feed, const char *line, size_t length, uint64_t timestamp_ns);
 
-/* As bus_feed_line for a message without time stamp. `symbol` is the index of the symbol that a
- * REST snapshot was fetched for, or -1. */
+/* As bus_feed_line, and with its results, for a message without time stamp. `symbol` is the index
+ * of the symbol that a REST snapshot was fetched for, or -1. `receive_ns` drives the features,
+ * `timestamp_ns` goes into the record. */
 int bus_feed_message(struct bus_feed *feed, const char *json, size_t length, int symbol,
                      uint64_t receive_ns, uint64_t timestamp_ns);
 
 /* The connection was lost: every book waits for a snapshot (see bus_book_sync_reset). */
 void bus_feed_reset(struct bus_feed *feed);
 
-/* Lives as long as the feed. */
+/* What was counted so far, live. Lives as long as the feed; the feed's thread. */
 const struct bus_feed_counters *bus_feed_counters(const struct bus_feed *feed);
 
+/* Rows of the symbol table: symbols known or learnt so far. */
 uint32_t bus_feed_symbol_count(const struct bus_feed *feed);
 
 /* The symbol table's row `symbol`, or NULL. Rows never move or change once they are there. */

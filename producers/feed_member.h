@@ -33,7 +33,9 @@ struct bus_feed_member_config {
 
 struct bus_feed_member;
 
-/* Creates the member and the feed; nothing flows yet. Returns BUS_OK or a negative error. */
+/* Creates the member and the feed; nothing flows yet. Returns BUS_OK, or with a message a negative
+ * error: those of bus_member_new, BUS_ERROR_INVALID for a parameter, BUS_ERROR_NO_SPACE. One thread
+ * creates, runs and deletes it. */
 int bus_feed_member_new(const struct bus_feed_member_config *config,
                         struct bus_feed_member **result);
 
@@ -41,7 +43,7 @@ int bus_feed_member_new(const struct bus_feed_member_config *config,
  * member's state says the same (HALT, FAIL). */
 int bus_feed_member_run(struct bus_feed_member *member);
 
-/* What the feed has counted so far, oversize lines of the source included. */
+/* What the feed has counted so far, oversize lines of the source included. The member's thread. */
 void bus_feed_member_copy_counters(const struct bus_feed_member *member,
                                    struct bus_feed_counters *counters);
 

@@ -20,12 +20,13 @@ struct bus_source {
   void (*close)(struct bus_source *source);
 };
 
+/* See `next` in the struct. */
 static inline int bus_source_next(struct bus_source *source, const char **line, size_t *length)
 {
   return source->next(source, line, length);
 }
 
-/* NULL is allowed. */
+/* Closes and frees the source, whatever its kind. NULL is allowed. */
 static inline void bus_source_close(struct bus_source *source)
 {
   if (source != NULL)

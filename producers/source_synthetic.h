@@ -30,7 +30,8 @@ struct bus_source_synthetic_config {
 /* Fills in the defaults: seed 1, no end, 4 symbols, 1 ms, spot. */
 void bus_source_synthetic_defaults(struct bus_source_synthetic_config *config);
 
-/* Returns NULL with a message. bus_source_close() closes it. Snapshots come in an envelope whose
+/* Returns NULL with a message when a parameter is out of range or there is no memory.
+ * bus_source_close() closes it. Snapshots come in an envelope whose
  * stream is e.g. "synbtc@snapshot", which names their symbol. */
 struct bus_source *bus_source_synthetic_open(const struct bus_source_synthetic_config *config);
 

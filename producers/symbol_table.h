@@ -17,12 +17,14 @@ struct bus_symbol_table {
   uint32_t slot_mask;
 };
 
-/* Takes memory for `capacity` symbols, 1..65536. Returns BUS_OK, or an error with a message. */
+/* Takes memory for `capacity` symbols, 1..65536. Returns BUS_OK, or BUS_ERROR_INVALID or
+ * BUS_ERROR_NO_SPACE with a message. */
 int bus_symbol_table_init(struct bus_symbol_table *table, uint32_t capacity);
 
+/* Frees the memory, not the struct. A zeroed table is allowed. */
 void bus_symbol_table_free(struct bus_symbol_table *table);
 
-/* The index of the name, or -1. `length` bytes, no NUL needed. */
+/* The index of the name, or -1. `length` bytes, no NUL needed. O(1); does not allocate. */
 int32_t bus_symbol_table_find(const struct bus_symbol_table *table, const char *name,
                               size_t length);
 

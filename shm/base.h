@@ -51,7 +51,8 @@ typedef uint64_t __attribute__((may_alias)) bus_word;
 #define BUS_FENCE_ACQUIRE()               __atomic_thread_fence(__ATOMIC_ACQUIRE)
 #define BUS_FENCE_RELEASE()               __atomic_thread_fence(__ATOMIC_RELEASE)
 
-/* Tells the core that this is a spin loop. Costs 20 to 140 cycles on x86. */
+/* Tells the core that this is a spin loop. Costs 20 to 140 cycles on x86. Orders nothing. Any
+ * thread. */
 static BUS_ALWAYS_INLINE void bus_cpu_relax(void)
 {
 #if defined(__x86_64__)

@@ -16,7 +16,8 @@ BUS_BEGIN_DECLARATIONS
 
 #define BUS_BOARD_READ_ATTEMPTS 64
 
-/* Replaces `slot` by `signal` (its stamp is ignored). The board's owner, one thread. */
+/* Replaces `slot` by `signal` (its stamp is ignored), B1 and B2. The board's owner, one thread,
+ * from the first write on the same or its successor. Does not fail. */
 static BUS_ALWAYS_INLINE void bus_board_write(struct bus_signal *slot,
                                               const struct bus_signal *signal)
 {
@@ -33,8 +34,8 @@ static BUS_ALWAYS_INLINE void bus_board_write(struct bus_signal *slot,
 
 /* Copies the latest signal out of `slot`. Returns 1; 0 when that symbol has had none; or
  * BUS_ERROR_AGAIN when a write was under way at every one of BUS_BOARD_READ_ATTEMPTS tries (its
- * owner was stopped or killed in the middle: its successor will write the slot again). Any thread.
- */
+ * owner was stopped or killed in the middle: its successor will write the slot again); then
+ * `signal` holds nothing of use. B3 and B4. Any thread; stores nothing on the bus. */
 static BUS_ALWAYS_INLINE int bus_board_read(const struct bus_signal *slot,
                                             struct bus_signal *signal)
 {

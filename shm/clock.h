@@ -35,17 +35,18 @@ BUS_EXPORT int bus_clock_init(struct bus_clock *clock, uint32_t calibration_ms);
 
 /* Ties the clock to CLOCK_MONOTONIC again; call it every 1 to 1000 ms from the thread that reads
  * the clock. Time never runs backwards over an anchor: a clock that is ahead is slowed until it
- * agrees. */
+ * agrees. Only where it is ahead by 1 ms or more (a paused machine) it is set back. */
 BUS_EXPORT void bus_clock_anchor(struct bus_clock *clock);
 
 /* True when this CPU's counter runs at one rate in all power states (CPUID 8000_0007h EDX bit 8, or
- * ARM's generic timer). */
+ * ARM's generic timer). Any thread. */
 BUS_EXPORT bool bus_clock_counter_is_invariant(void);
 
-/* CLOCK_REALTIME - CLOCK_MONOTONIC, ns: add it to a bus time to get wall-clock time. */
+/* CLOCK_REALTIME - CLOCK_MONOTONIC now, ns: add it to a bus time to get wall-clock time. It changes
+ * whenever the wall clock is set. Any thread. */
 BUS_EXPORT int64_t bus_clock_realtime_offset_ns(void);
 
-/* CLOCK_MONOTONIC from the kernel, ns. */
+/* CLOCK_MONOTONIC from the kernel, ns. Any thread. */
 static BUS_ALWAYS_INLINE uint64_t bus_clock_monotonic_ns(void)
 {
   struct timespec now;
@@ -53,6 +54,8 @@ static BUS_ALWAYS_INLINE uint64_t bus_clock_monotonic_ns(void)
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* The CPU's counter as it is, in ticks of a length that differs between machines. Not fenced, as
+ * described at bus_clock_now_ns. Any thread. */
 static BUS_ALWAYS_INLINE uint64_t bus_clock_ticks(void)
 {
 #if defined(__x86_64__)
@@ -66,6 +69,8 @@ static BUS_ALWAYS_INLINE uint64_t bus_clock_ticks(void)
 #endif
 }
 
+/* Bus time in ns at `ticks`, which must not be before the clock's last anchor. Only for a clock
+ * with source BUS_CLOCK_TSC, by its thread. */
 static BUS_ALWAYS_INLINE uint64_t bus_clock_ns_at(const struct bus_clock *clock, uint64_t ticks)
 {
   __extension__ typedef unsigned __int128 wide;
@@ -73,8 +78,9 @@ static BUS_ALWAYS_INLINE uint64_t bus_clock_ns_at(const struct bus_clock *clock,
          (uint64_t)(((wide)(ticks - clock->anchor_ticks) * clock->ns_per_tick_q32) >> 32);
 }
 
-/* Bus time in ns. About 9 ns with the TSC, 19 ns with CLOCK_MONOTONIC. The counter is read without
- * a fence: earlier loads and stores may still be under way, which blurs a stamp by tens of ns. */
+/* Bus time in ns, by the clock's thread. About 9 ns with the TSC, 19 ns with CLOCK_MONOTONIC. The
+ * counter is read without a fence: earlier loads and stores may still be under way, which blurs a
+ * stamp by tens of ns. */
 static BUS_ALWAYS_INLINE uint64_t bus_clock_now_ns(const struct bus_clock *clock)
 {
   if (BUS_UNLIKELY(clock->source != BUS_CLOCK_TSC))

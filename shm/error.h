@@ -41,7 +41,8 @@ BUS_EXPORT int bus_error_set(int code, const char *format, ...) BUS_PRINTF(2, 3)
  */
 BUS_EXPORT int bus_error_set_errno(const char *format, ...) BUS_PRINTF(1, 2);
 
-/* Puts "context: " before the calling thread's present message and returns `code` unchanged. */
+/* Puts "context: " before the calling thread's present message and returns `code` unchanged. The
+ * whole is cut at 1023 bytes. */
 BUS_EXPORT int bus_error_context(int code, const char *format, ...) BUS_PRINTF(2, 3);
 
 /* The calling thread's last message, "" if none. Valid until the thread's next failing call. */

@@ -27,7 +27,8 @@ struct bus_histogram {
 
 BUS_STATIC_ASSERT(offsetof(struct bus_histogram, buckets) == 64, "buckets start on a line");
 
-/* Bucket that counts `value`. Pure. */
+/* Bucket that counts `value`, any u64: 0..BUS_HISTOGRAM_BUCKETS-1. With m the place of the highest
+ * set bit and s = max(m, 6) - 6 it is 64 s + (value >> s). Pure. */
 static BUS_ALWAYS_INLINE uint32_t bus_histogram_bucket(uint64_t value)
 {
   const uint64_t top = ((uint64_t)1 << BUS_HISTOGRAM_TOP_BITS) - 1;
@@ -56,19 +57,22 @@ static BUS_ALWAYS_INLINE void bus_histogram_record(struct bus_histogram *histogr
 BUS_EXPORT uint64_t bus_histogram_bucket_low(uint32_t index);
 BUS_EXPORT uint64_t bus_histogram_bucket_high(uint32_t index);
 
-/* Copies a histogram that somebody else is writing, word by word, and makes the copy consistent:
- * its count is the sum of its buckets. */
+/* Copies a histogram that somebody else is writing, word by word with relaxed loads, and makes the
+ * copy consistent: its count is the sum of its buckets. Its sum, minimum and maximum may be ahead
+ * of or behind it by the values recorded meanwhile. `copy` is private. Any thread. */
 BUS_EXPORT void bus_histogram_copy(struct bus_histogram *copy, const struct bus_histogram *shared);
 
-/* Adds `from` to `to`; both private. */
+/* Adds `from` to `to`; both private to the caller. */
 BUS_EXPORT void bus_histogram_add(struct bus_histogram *to, const struct bus_histogram *from);
 
-/* The value that `quantile` (0..1) of the values do not exceed: the upper end of its bucket, never
- * above the maximum. 0 when empty. On a private or copied histogram. */
+/* The value that `quantile` (0..1, no NaN) of the values do not exceed: the upper end of the bucket
+ * in which the value of rank ceil(quantile * count) is (nearest rank), never above the maximum; in
+ * the entry's unit. 0 when empty. On a private or copied histogram. Pure. */
 BUS_EXPORT uint64_t bus_histogram_quantile(const struct bus_histogram *histogram, double quantile);
 
 /* Writes the percentile table that HdrHistogram's plotting tools read (.hgrm), values divided by
- * `unit` (1000 writes µs from ns). Returns BUS_OK or BUS_ERROR_IO. */
+ * `unit` > 0 (1000 writes µs from ns). On a private or copied histogram. Returns BUS_OK or
+ * BUS_ERROR_IO with a message. */
 BUS_EXPORT int bus_histogram_write_hgrm(const struct bus_histogram *histogram, FILE *file,
                                         double unit);
 

@@ -189,11 +189,12 @@ BUS_STATIC_ASSERT(sizeof(struct bus_ring_header) == BUS_RING_HEADER_BYTES, "slot
 
 /* Bytes that an object of this type, record_size and depth takes, 0 when the parameters are out of
  * range: ring and board record_size 64..1 MiB, a multiple of 64; ring depth a power of
- * two, 4..2^30; board depth 1..65536; symbols 1..65535; text depth (bytes) 1..65536. Pure. */
+ * two, 4..2^30, and a policy of the enum; board depth 1..65536; symbols 1..65535; text depth
+ * (bytes) 1..65536; position, counter and histogram depth 1. Pure. */
 BUS_EXPORT uint64_t bus_layout_object_bytes(const struct bus_entry *entry);
 
-/* FNV-1a (64 bit; constants by Fowler, Noll and Vo) over name, kind, identity, sizes and the
- * directory. Pure. */
+/* FNV-1a (64 bit; constants by Fowler, Noll and Vo) over abi_version, file_size, name, kind,
+ * identity and the `header->entry_count` entries. It finds damage, not forgery. Pure. */
 BUS_EXPORT uint64_t bus_layout_hash(const struct bus_member_header *header,
                                     const struct bus_entry *entries);
 
@@ -211,7 +212,7 @@ BUS_EXPORT int bus_layout_check(const struct bus_member_header *header,
 /* True when `name` is 1..31 characters from [A-Za-z0-9._-] and does not begin with a dot. Pure. */
 BUS_EXPORT bool bus_layout_name_is_valid(const char *name);
 
-/* English names for the enums above, "?" when unknown. */
+/* English names for the enums above, "?" when unknown (any value is allowed). Static. Pure. */
 BUS_EXPORT const char *bus_state_name(uint32_t state);
 BUS_EXPORT const char *bus_backing_name(uint32_t backing);
 BUS_EXPORT const char *bus_object_type_name(uint32_t type);

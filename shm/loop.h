@@ -27,9 +27,12 @@ struct bus_idler {
 /* "spin", "backoff", "sleep", "doorbell" -> enum bus_idle; BUS_ERROR_INVALID with a message
  * otherwise. */
 BUS_EXPORT int bus_idle_parse(const char *text);
+
+/* The reverse: a static name, "?" when unknown. */
 BUS_EXPORT const char *bus_idle_name(uint32_t strategy);
 
-/* After a poll that found nothing. */
+/* After a poll that found nothing: a pause by the strategy, of some ns (spinning) to 200 us
+ * (sleeping). The idler's thread. */
 BUS_EXPORT void bus_idler_wait(struct bus_idler *idler);
 
 /* After a poll that found something. */
@@ -76,23 +79,29 @@ struct bus_loop_operations {
 
 /* Calibrates the clock, finds the counters above in `member` (may be NULL), pins the calling thread
  * to `core` (-1: not), prefers memory of `numa_node` (-1: not). Defaults: housekeeping every 10 ms,
- * a budget of 100 us. */
+ * a budget of 100 us. Also sets the thread's timer slack to 1 ns. Returns BUS_OK, or
+ * BUS_ERROR_INVALID or another negative error with a message when it cannot be pinned. Takes 10 ms.
+ */
 BUS_EXPORT int bus_loop_init(struct bus_loop *loop, struct bus_member *member, uint32_t idle,
                              int core, int numa_node);
 
-/* Runs until work says so or bus_loop_stop_requested(). Returns BUS_OK or the error. From here on
+/* Runs on the calling thread, which called bus_loop_init, until work or housekeeping say so or
+ * bus_loop_stop_requested(). Returns BUS_OK or their error. From here on
  * what the work function allocates is counted in the member's "allocated_bytes" (where jemalloc is
  * linked): it should stay 0. */
 BUS_EXPORT int bus_loop_run(struct bus_loop *loop, const struct bus_loop_operations *operations,
                             void *context);
 
-/* Housekeeping out of turn, for work functions that wait inside a cycle. */
+/* Housekeeping out of turn, for work functions that wait inside a cycle: set loop->now_ns first.
+ * Returns what the housekeeping function returns. The loop's thread. */
 BUS_EXPORT int bus_loop_keep_house(struct bus_loop *loop,
                                    const struct bus_loop_operations *operations, void *context);
 
 /* Makes SIGINT and SIGTERM ask for the stop, SIGPIPE ignored. Once for each process. */
 BUS_EXPORT void bus_loop_handle_signals(void);
 
+/* Whether a signal or the process itself has asked every loop to stop, and asking for it. One flag
+ * for the process, never taken back. The loop's thread, or a signal handler. */
 BUS_EXPORT bool bus_loop_stop_requested(void);
 BUS_EXPORT void bus_loop_request_stop(void);
 
@@ -100,7 +109,8 @@ BUS_EXPORT void bus_loop_request_stop(void);
  * when the program is not linked with jemalloc. */
 BUS_EXPORT uint64_t bus_allocated_bytes(void);
 
-/* Pins the calling thread to `core`. BUS_ERROR_INVALID names the cores that exist. */
+/* Pins the calling thread to `core`. Returns BUS_OK; BUS_ERROR_INVALID, which names the cores that
+ * exist; or another negative error with a message when the system refuses. */
 BUS_EXPORT int bus_pin_thread(int core);
 
 BUS_END_DECLARATIONS

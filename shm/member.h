@@ -54,10 +54,10 @@ struct bus_member_config {
   uint64_t start_position; /* first position of new rings; 0 but in tests of the wrap */
 };
 
-/* $SIGNAL_BUS, else "/dev/shm/signals". */
+/* $SIGNAL_BUS, else "/dev/shm/signals". Any thread, as long as none changes the environment. */
 BUS_EXPORT const char *bus_directory_default(void);
 
-/* Alignment of the file's map, bytes. */
+/* Alignment of the file's map, bytes. Pure. */
 BUS_EXPORT size_t bus_member_align(void);
 
 /* Bytes that the member's file needs before rounding to pages, 0 (with a message) when a parameter
@@ -72,34 +72,40 @@ BUS_EXPORT uint64_t bus_member_footprint(const struct bus_member_config *config)
 BUS_EXPORT int bus_member_new(const struct bus_member_config *config, struct bus_member **member);
 
 /* Declares the member ready (state RUN) and beats once. Everything written before is visible to
- * whoever sees the state. */
+ * whoever sees the state (release; pairs with an acquire load of it). The owner's thread. */
 BUS_EXPORT void bus_member_run(struct bus_member *member);
 
-/* Writes the heartbeat, bus time in ns. The run loop does it; the owner's thread only. */
+/* Writes the heartbeat, bus time in ns (release), and the offset to the wall clock before it. The
+ * run loop does it at every housekeeping; the owner's thread only. */
 BUS_EXPORT void bus_member_heartbeat(struct bus_member *member, uint64_t now_ns);
 
 /* Sets the final state (BUS_STATE_HALT or BUS_STATE_FAIL), unmaps and unlocks. The file stays, so
- * that readers can finish and a successor can continue. NULL is allowed. */
+ * that readers can finish and a successor can continue. Everything that was lent out (entries,
+ * objects, header) is gone. NULL is allowed. The owner's thread. */
 BUS_EXPORT void bus_member_leave(struct bus_member *member, uint32_t state);
 
 /* Removes the file of a member that no process owns: zeroes its magic, so that attached neighbours
- * notice, then unlinks it. BUS_ERROR_BUSY when it is alive, BUS_ERROR_ABSENT, BUS_ERROR_DENIED,
- * BUS_ERROR_CORRUPT when the file is not a member's. */
+ * notice, then unlinks it. `directory` must not be NULL. Any thread. Returns BUS_OK, or with a
+ * message BUS_ERROR_BUSY when it is alive, BUS_ERROR_ABSENT, BUS_ERROR_DENIED, BUS_ERROR_CORRUPT
+ * when the file is not a member's, BUS_ERROR_INVALID when the name is none. */
 BUS_EXPORT int bus_member_delete(const char *directory, const char *name);
 
-/* True when this process continued a predecessor's file. */
+/* True when this process continued a predecessor's file. Any thread, as long as the member is not
+ * left; the same holds for the functions that follow. */
 BUS_EXPORT bool bus_member_is_successor(const struct bus_member *member);
 
+/* The header in the shared file, the bus directory, and the path of the file; valid until
+ * bus_member_leave. */
 BUS_EXPORT const struct bus_member_header *bus_member_header(const struct bus_member *member);
 BUS_EXPORT const char *bus_member_path(const struct bus_member *member);
 BUS_EXPORT const char *bus_member_directory(const struct bus_member *member);
 
-/* The directory entry of an own object, NULL if there is none of that type and name. The entry is
- * private memory, valid until bus_member_leave. */
+/* The directory entry of an own object, NULL if there is none of that type and name (the first, if
+ * several differ by peer). The entry is private memory, valid until bus_member_leave. */
 BUS_EXPORT const struct bus_entry *bus_member_entry(const struct bus_member *member, uint32_t type,
                                                     const char *name);
 
-/* The memory of an own object, writable; NULL as above. */
+/* The memory of an own object, writable, aligned to 128 bytes (a counter: to 8); NULL as above. */
 BUS_EXPORT void *bus_member_object(const struct bus_member *member, uint32_t type,
                                    const char *name);
 
@@ -107,11 +113,13 @@ BUS_EXPORT void *bus_member_object(const struct bus_member *member, uint32_t typ
 BUS_EXPORT struct bus_position *bus_member_position(const struct bus_member *member,
                                                     const char *producer, const char *ring);
 
-/* Replaces an own TEXT, cut to its size. For set-up and housekeeping. */
+/* Replaces an own TEXT, cut to its size; readers may see it half-changed. Does nothing when there
+ * is none of that name. The owner's thread, in set-up and housekeeping. */
 BUS_EXPORT void bus_member_set_text(struct bus_member *member, const char *name, const char *format,
                                     ...) BUS_PRINTF(3, 4);
 
-/* Counters: value[0] of a COUNTER object. The owner's thread only; about 1 ns. */
+/* Counters: the word of a COUNTER object, from bus_member_object; wraps. The owner's thread only;
+ * about 1 ns. Relaxed: readers load it whole, in no order relative to other words. */
 static BUS_ALWAYS_INLINE void bus_counter_add(uint64_t *counter, uint64_t increment)
 {
   BUS_STORE_RELAXED(counter, *counter + increment);

@@ -27,22 +27,24 @@ enum bus_neighbour_status {
 BUS_EXPORT int bus_neighbour_attach(const char *directory, const char *name, bool allow_dead,
                                     struct bus_neighbour **neighbour);
 
-/* Unmaps. NULL is allowed. */
+/* Unmaps; entries and objects of it are gone. NULL is allowed. The handle's thread. */
 BUS_EXPORT void bus_neighbour_detach(struct bus_neighbour *neighbour);
 
 /* How it is now; a system call or two, for housekeeping. `stall_ns`: age of the heartbeat from
- * which a living member counts as stalled. */
+ * which a living member counts as stalled, on the bus clock. Does not fail. The handle's thread. */
 BUS_EXPORT enum bus_neighbour_status bus_neighbour_status(const struct bus_neighbour *neighbour,
                                                           uint64_t stall_ns);
 
-/* English name of a status. */
+/* English name of a status, static; "?" when unknown. */
 BUS_EXPORT const char *bus_neighbour_status_name(enum bus_neighbour_status status);
 
-/* The copy made at attach time; live fields (state, heartbeat) are in bus_neighbour_live. */
+/* The checked copy made at attach time, valid until the detach; live fields (state, heartbeat) are
+ * in bus_neighbour_live. */
 BUS_EXPORT const struct bus_member_header *
 bus_neighbour_header(const struct bus_neighbour *neighbour);
 
-/* Copies the header as it is now, for its live fields (pid, epoch, state, heartbeat). */
+/* Copies the header as it is now, unchecked, for its live fields (pid, epoch, state, heartbeat):
+ * each word whole, the words slightly apart in time. Never use its sizes or names. */
 BUS_EXPORT void bus_neighbour_live(const struct bus_neighbour *neighbour,
                                    struct bus_member_header *now);
 
@@ -54,12 +56,15 @@ BUS_EXPORT const struct bus_entry *bus_neighbour_entry(const struct bus_neighbou
 BUS_EXPORT const struct bus_entry *bus_neighbour_find(const struct bus_neighbour *neighbour,
                                                       uint32_t type, const char *name);
 
-/* Memory of the object that `entry` of this neighbour describes; read-only, hostile. */
+/* Memory of the object that `entry`, which must be from bus_neighbour_entry or _find of this
+ * neighbour, describes: entry->size bytes, read-only, hostile. Valid until the detach. */
 BUS_EXPORT const void *bus_neighbour_object(const struct bus_neighbour *neighbour,
                                             const struct bus_entry *entry);
 
 /* Calls `visit` for the name of each file in the bus directory that could be a member's, sorted;
- * stops when it returns non-zero and returns that. Errors: BUS_ERROR_ABSENT, BUS_ERROR_DENIED. */
+ * stops when it returns non-zero and returns that, else BUS_OK. `directory` NULL:
+ * bus_directory_default(). Errors, with a message: BUS_ERROR_ABSENT, BUS_ERROR_DENIED,
+ * BUS_ERROR_IO. Allocates. Any thread. */
 BUS_EXPORT int bus_directory_visit(const char *directory,
                                    int (*visit)(const char *name, void *context), void *context);
 

@@ -1,9 +1,14 @@
+/* clang-format off */
 /* options.h: the command-line options that every member program has, for getopt_long.
  *
- *   static const struct option options[] = {BUS_MEMBER_OPTIONS, {"model", required_argument, 0,
- * 'm'}, {0}}; while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) if ((taken =
- * bus_member_options_take(&common, option, optarg)) == 0) switch (option) { the program's own }
- */
+ *   static const struct option options[] = {
+ *       BUS_MEMBER_OPTIONS, {"model", required_argument, NULL, 'm'}, {NULL, 0, NULL, 0}};
+ *   while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+ *     if ((taken = bus_member_options_take(&common, option, optarg)) == 0)
+ *       switch (option) { the program's own }
+ *
+ * All of it for the main thread, before members exist. */
+/* clang-format on */
 #ifndef SIGNALBUS_OPTIONS_H
 #define SIGNALBUS_OPTIONS_H
 
@@ -53,7 +58,7 @@ enum {
   "  --mode OCTAL        mode of the member's file (default 0640)\n"                               \
   "  --small-pages       do not ask for huge pages\n"
 
-/* Defaults, with this member name. */
+/* Defaults, with this member name, which is kept, not copied: as are the values of the options. */
 BUS_EXPORT void bus_member_options_init(struct bus_member_options *options, const char *name);
 
 /* Takes one option. Returns 1 when it was one of the above, 0 when not, BUS_ERROR_INVALID with a
@@ -61,7 +66,8 @@ BUS_EXPORT void bus_member_options_init(struct bus_member_options *options, cons
 BUS_EXPORT int bus_member_options_take(struct bus_member_options *options, int option,
                                        const char *value);
 
-/* Parses a whole decimal number in minimum..maximum; `what` names it in the message. */
+/* Parses a whole decimal number in minimum..maximum into *value; `what` names it in the message.
+ * Returns BUS_OK, or BUS_ERROR_INVALID and leaves *value alone. */
 BUS_EXPORT int bus_parse_integer(const char *text, int64_t minimum, int64_t maximum,
                                  const char *what, int64_t *value);
 

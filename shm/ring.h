@@ -74,29 +74,35 @@ struct bus_observer {
 
 /* ---- set-up; control plane ---- */
 
-/* Makes the ring at `memory` (entry->size zeroed bytes) empty with its first record at `start`. */
+/* Makes the ring at `memory` (entry->size zeroed bytes) empty with its first record at `start`. The
+ * owner, before the file can be attached: orders nothing. */
 BUS_EXPORT void bus_ring_format(void *memory, const struct bus_entry *entry, uint64_t start);
 
 /* Position after the newest committed record, from the stamps alone. O(depth); for attach and
- * takeover. `memory` is the ring object. Stamps that cannot belong to their slot are ignored. */
+ * takeover. `memory` is the ring object, own or a neighbour's, `entry` its checked entry. Stamps
+ * that cannot belong to their slot are ignored; 0 when none can. Any thread. */
 BUS_EXPORT uint64_t bus_ring_head(const void *memory, const struct bus_entry *entry);
 
 /* Starts (or resumes, after the newest committed record) producing into an own ring of `instance`
  * (bus_member_header()->instance). Until a consumer is connected everything that the ring still
- * holds counts as unread: nothing that the consumer may want is overwritten. */
+ * holds counts as unread: nothing that the consumer may want is overwritten. The thread that will
+ * produce. O(depth). */
 BUS_EXPORT void bus_producer_init(struct bus_producer *producer, void *memory,
                                   const struct bus_entry *entry, uint64_t instance);
 
 /* Connects the reliable consumer's position (in the consumer's mapped file), or disconnects it with
- * NULL. Housekeeping, by the producer's thread. */
+ * NULL: what it says last is still taken. Its memory must stay mapped until it is disconnected.
+ * Housekeeping, by the producer's thread. P3. */
 BUS_EXPORT void bus_producer_connect(struct bus_producer *producer,
                                      const struct bus_position *position);
 
-/* Publishes the producer's own figures in the ring header, for people. Housekeeping. */
+/* Publishes the producer's sequence in the ring header, for people. Housekeeping, by the producer's
+ * thread. Relaxed: no reader may take records by it. */
 BUS_EXPORT void bus_producer_report(struct bus_producer *producer);
 
-/* Takes the consumer's position again and moves the limit. Called by reserve; returns true when
- * there is room now. Impossible positions (ahead of the producer, or backwards) are counted and
+/* Takes the consumer's position again (P3) and moves the limit. Called by reserve, by the
+ * producer's thread; returns true when there is room now, else counts a wait or, by policy, a
+ * dropped record. Impossible positions (ahead of the producer, or backwards) are counted and
  * ignored. */
 BUS_EXPORT bool bus_producer_refresh(struct bus_producer *producer);
 
@@ -104,25 +110,29 @@ BUS_EXPORT bool bus_producer_refresh(struct bus_producer *producer);
  * it holds a position of this `instance` that one is resumed, moved up when records were
  * overwritten meanwhile (counted in position->lost); else reading starts at the oldest record in
  * the ring, and `output_floor` is stored with it: where the consumer's own output stands at that
- * moment. */
+ * moment. `memory` and `entry` are those of the neighbour, which must stay attached. The thread
+ * that will consume. O(depth). C2. */
 BUS_EXPORT void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
                                   const struct bus_entry *entry, uint64_t instance,
                                   struct bus_position *position, uint64_t output_floor);
 
 /* The slow part of bus_consumer_poll: publishes the position, and moves on when the producer has
- * lapped this consumer (it could not see the position), counting what was lost. Returns NULL. */
+ * lapped this consumer (it could not see the position), counting what was lost; `stamp` is what
+ * the slot said. Returns NULL. O(depth) when lapped. */
 BUS_EXPORT const void *bus_consumer_idle(struct bus_consumer *consumer, uint64_t stamp);
 
-/* Starts observing, `from_oldest` in the ring or from the next record to come. */
+/* Starts observing, `from_oldest` in the ring or from the next record to come. `memory` and `entry`
+ * as for bus_consumer_init. The thread that will observe. O(depth). Writes nothing to the bus. */
 BUS_EXPORT void bus_observer_init(struct bus_observer *observer, const void *memory,
                                   const struct bus_entry *entry, bool from_oldest);
 
-/* Moves an observer that was lapped to the middle of the ring and counts what it lost. Returns
- * BUS_ERROR_OVERRUN. */
+/* The slow part of bus_observer_poll: moves an observer that was lapped to the middle of the ring
+ * and counts what it lost. Returns BUS_ERROR_OVERRUN. O(depth). */
 BUS_EXPORT int bus_observer_overrun(struct bus_observer *observer);
 
 /* ---- hot path ---- */
 
+/* The last word of a slot of `record_size` bytes. Store to it only in an own ring. Pure. */
 static BUS_ALWAYS_INLINE uint64_t *bus_slot_stamp(const unsigned char *slot, uint64_t record_size)
 {
   return (uint64_t *)(uintptr_t)(slot + record_size - sizeof(uint64_t));
@@ -130,7 +140,10 @@ static BUS_ALWAYS_INLINE uint64_t *bus_slot_stamp(const unsigned char *slot, uin
 
 /* The slot to fill for the next record, or NULL when the ring is full (WAIT: try again;
  * DROP_NEWEST: counted as dropped). Fill it directly, all but the stamp, then commit; nothing is
- * visible before. Calling reserve again without commit gives the same slot. */
+ * visible before. Calling reserve again without commit gives the same slot. Filling it with plain
+ * stores is right for gcc and clang on x86-64 and ARM64, which keep stores behind P1 and before P2;
+ * the language calls them a race with observers, who throw away what they copied meanwhile
+ * (tests/tsan/ring_race.c): bus_producer_publish is free of that. The producer's thread. P1. */
 static BUS_ALWAYS_INLINE void *bus_producer_reserve(struct bus_producer *producer)
 {
   if (BUS_UNLIKELY(producer->next == producer->limit) && !bus_producer_refresh(producer))
@@ -142,7 +155,8 @@ static BUS_ALWAYS_INLINE void *bus_producer_reserve(struct bus_producer *produce
   return slot;
 }
 
-/* Publishes the reserved slot; returns its position. */
+/* Publishes the slot that the last reserve returned (not NULL); returns its position. Once for each
+ * reserve. The producer's thread. P2. */
 static BUS_ALWAYS_INLINE uint64_t bus_producer_commit(struct bus_producer *producer)
 {
   uint64_t position = producer->next++;
@@ -153,7 +167,8 @@ static BUS_ALWAYS_INLINE uint64_t bus_producer_commit(struct bus_producer *produ
 
 /* Reserve, copy `record` (record_size bytes; its last word is ignored) and commit. Returns BUS_OK
  * or BUS_ERROR_AGAIN when full. The copy is made of relaxed 64-bit stores, so observers race with
- * nothing but atomics; filling the reserved slot field by field is faster. */
+ * nothing but atomics; filling the reserved slot field by field is faster. `record` is aligned to 8
+ * bytes. The producer's thread. P1, P2. */
 static BUS_ALWAYS_INLINE int bus_producer_publish(struct bus_producer *producer, const void *record)
 {
   bus_word *slot = (bus_word *)bus_producer_reserve(producer);
@@ -167,7 +182,9 @@ static BUS_ALWAYS_INLINE int bus_producer_publish(struct bus_producer *producer,
   return 0;
 }
 
-/* The next record, in place and valid until released, or NULL when there is none. */
+/* The next record, in place and valid until released, or NULL when there is none. Valid means that
+ * the producer honours the position: not with OVERWRITE, where readers observe. The consumer's
+ * thread. C1. */
 static BUS_ALWAYS_INLINE const void *bus_consumer_poll(struct bus_consumer *consumer)
 {
   const unsigned char *slot =
@@ -179,7 +196,8 @@ static BUS_ALWAYS_INLINE const void *bus_consumer_poll(struct bus_consumer *cons
 }
 
 /* The record `ahead` places after the next one (0..depth-1), in place, or NULL when it is not there
- * yet: for batches. Nothing is taken until released, so a peek may be repeated at will. */
+ * yet: for batches. Nothing is taken until released, so a peek may be repeated at will. It never
+ * publishes the position and never notices an overrun: poll does. The consumer's thread. C1. */
 static BUS_ALWAYS_INLINE const void *bus_consumer_peek(const struct bus_consumer *consumer,
                                                        uint64_t ahead)
 {
@@ -189,7 +207,7 @@ static BUS_ALWAYS_INLINE const void *bus_consumer_peek(const struct bus_consumer
   return stamp == position + 1 ? slot : NULL;
 }
 
-/* Publishes everything before `next` as consumed, now. */
+/* Publishes everything before `next` as consumed, now. The consumer's thread. C2. */
 static BUS_ALWAYS_INLINE void bus_consumer_publish(struct bus_consumer *consumer)
 {
   consumer->published = consumer->next;
@@ -198,7 +216,7 @@ static BUS_ALWAYS_INLINE void bus_consumer_publish(struct bus_consumer *consumer
 
 /* Gives the polled record back. The position is published every min(64, depth/4) records and by the
  * first poll that finds nothing; a consumer that is killed may therefore see up to that many again.
- */
+ * Once for each record polled. The consumer's thread. C2. */
 static BUS_ALWAYS_INLINE void bus_consumer_release(struct bus_consumer *consumer)
 {
   consumer->next++;
@@ -207,7 +225,7 @@ static BUS_ALWAYS_INLINE void bus_consumer_release(struct bus_consumer *consumer
 }
 
 /* Gives `count` peeked records back and publishes the position at once: call it when what was made
- * of them is committed. */
+ * of them is committed. `count` is at most what was peeked. The consumer's thread. C2. */
 static BUS_ALWAYS_INLINE void bus_consumer_release_batch(struct bus_consumer *consumer,
                                                          uint64_t count)
 {
@@ -216,7 +234,8 @@ static BUS_ALWAYS_INLINE void bus_consumer_release_batch(struct bus_consumer *co
 }
 
 /* Copies the next record (record_size bytes) to `record`. Returns 1; 0 when there is none yet; or
- * BUS_ERROR_OVERRUN when the producer has lapped: observer->lost grew, the next call goes on. */
+ * BUS_ERROR_OVERRUN when the producer has lapped: observer->lost grew, the next call goes on, and
+ * `record` holds nothing of use. `record` is aligned to 8 bytes. The observer's thread. O1, O2. */
 static BUS_ALWAYS_INLINE int bus_observer_poll(struct bus_observer *observer, void *record)
 {
   const uint64_t next = observer->next;

@@ -31,18 +31,21 @@ struct bus_subscription {
 };
 
 /* Describes the tie; attaches nothing yet. `directory` NULL: bus_directory_default(). `position` as
- * in the struct. Returns BUS_OK or BUS_ERROR_INVALID. */
+ * in the struct. Set from_oldest afterwards where it is wanted. Returns BUS_OK or BUS_ERROR_INVALID
+ * with a message. This and what follows: the thread that polls. */
 BUS_EXPORT int bus_subscription_init(struct bus_subscription *subscription, const char *directory,
                                      const char *member, const char *ring, uint32_t record_type,
                                      uint32_t record_size, struct bus_position *position);
 
 /* Attaches, checks, attaches again. Returns 1 when it attached just now (a new instance: state
  * derived from the old one must go), 0 when nothing changed and it is attached, or the negative
- * reason why it is not, with a message. `output_floor`: see bus_consumer_init. */
+ * reason why it is not, with a message: those of bus_neighbour_attach, BUS_ERROR_ABSENT when there
+ * is no such ring, BUS_ERROR_VERSION when it carries other records. System calls; maps and
+ * allocates. `output_floor`: see bus_consumer_init. */
 BUS_EXPORT int bus_subscription_maintain(struct bus_subscription *subscription,
                                          uint64_t output_floor);
 
-/* Detaches; a reliable consumer's position is published first. */
+/* Detaches; a reliable consumer's position is published first. It may be maintained again. */
 BUS_EXPORT void bus_subscription_close(struct bus_subscription *subscription);
 
 /* The producer's tie to its reliable consumer, kept by name in the same way: maps the consumer's
@@ -57,14 +60,18 @@ struct bus_backlink {
   int last_error;
 };
 
-/* `entry` is the producer's own ring, `member` the producer's name. */
+/* `entry` is the producer's own ring, `member` the producer's name; `producer` must stay where it
+ * is until the close. Returns BUS_OK or BUS_ERROR_INVALID with a message. This and what follows:
+ * the producer's thread. */
 BUS_EXPORT int bus_backlink_init(struct bus_backlink *backlink, const char *directory,
                                  const char *member, const struct bus_entry *entry,
                                  struct bus_producer *producer);
 
-/* As bus_subscription_maintain. Housekeeping, and while waiting for room. */
+/* As bus_subscription_maintain; BUS_ERROR_ABSENT also when that member does not read this ring.
+ * Housekeeping, and while waiting for room. */
 BUS_EXPORT int bus_backlink_maintain(struct bus_backlink *backlink);
 
+/* Disconnects the position and detaches. It may be maintained again. */
 BUS_EXPORT void bus_backlink_close(struct bus_backlink *backlink);
 
 BUS_END_DECLARATIONS

@@ -13,17 +13,19 @@ BUS_BEGIN_DECLARATIONS
 
 /* Appends a row to an own table, or finds the row of that name (whose exponents then must be
  * equal). Returns its index or BUS_ERROR_NO_SPACE, BUS_ERROR_INVALID. The owner's thread; set-up
- * and housekeeping. */
+ * and housekeeping. O(rows). Y1. */
 BUS_EXPORT int bus_symbols_add(void *memory, const struct bus_entry *entry,
                                const struct bus_symbol *symbol);
 
-/* Forgets all rows. The owner's thread. */
+/* Forgets all rows. The owner's thread. Rows that are added afterwards overwrite those that a
+ * reader may still be copying: it can get a mixture until it looks again. */
 BUS_EXPORT void bus_symbols_clear(void *memory);
 
-/* Rows that may be read, never more than entry->depth. Any thread. */
+/* Rows that may be read, never more than entry->depth. Any thread. Y2. */
 BUS_EXPORT uint32_t bus_symbols_count(const void *memory, const struct bus_entry *entry);
 
-/* Copies row `index`; its name is always terminated. Returns BUS_OK or BUS_ERROR_ABSENT. */
+/* Copies row `index`; its name is always terminated, the rest is unchecked. Returns BUS_OK, or
+ * BUS_ERROR_ABSENT (without a message) when there are no more. Any thread. Y2. */
 BUS_EXPORT int bus_symbols_get(const void *memory, const struct bus_entry *entry, uint32_t index,
                                struct bus_symbol *symbol);
 
