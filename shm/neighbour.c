@@ -8,10 +8,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #define PATH_BYTES 512
@@ -60,6 +62,15 @@ static int check_trust(int fd, const char *directory, const char *path, struct s
   return BUS_OK;
 }
 
+/* Even reading a hole of a tmpfs file allocates it, at the reader's expense: a terabyte that its
+ * owner never paid for would take all memory. Owners allocate the whole file before it is ready. */
+static bool has_holes(int fd, const struct stat *status)
+{
+  struct statfs fs;
+  return (uint64_t)status->st_blocks * 512 < (uint64_t)status->st_size && fstatfs(fd, &fs) == 0 &&
+         fs.f_type == TMPFS_MAGIC;
+}
+
 static int copy_and_check(struct bus_neighbour *neighbour, uint64_t file_size)
 {
   const unsigned char *base = neighbour->mapping.base;
@@ -105,6 +116,11 @@ static int open_neighbour(struct bus_neighbour *neighbour, const char *directory
   if (status.st_size < (off_t)BUS_HEADER_BYTES || (uint64_t)status.st_size > BUS_FILE_BYTES_MAX)
     return bus_error_set(BUS_ERROR_CORRUPT, "%s: %lld bytes, not a member file", path,
                          (long long)status.st_size);
+  if (has_holes(neighbour->fd, &status))
+    return bus_error_set(BUS_ERROR_NOT_READY,
+                         "%s: %lld of its %lld KiB are allocated: being created; if it stays so, "
+                         "restart its member",
+                         path, (long long)status.st_blocks / 2, (long long)status.st_size / 1024);
   error = bus_mapping_open_neighbour(&neighbour->mapping, neighbour->fd, path,
                                      (uint64_t)status.st_size);
   if (!error)

@@ -21,9 +21,9 @@ enum bus_neighbour_status {
 /* Attaches to member `name` of the bus `directory` (NULL: bus_directory_default()). `allow_dead`
  * also accepts a file that no process owns. Any thread; the handle then belongs to one thread.
  * Returns BUS_OK or, each with a message that says what to do: BUS_ERROR_ABSENT (no such file),
- * BUS_ERROR_NOT_READY (being created), BUS_ERROR_VERSION (prints both), BUS_ERROR_DEAD_OWNER,
- * BUS_ERROR_DENIED (not readable, or its owner or mode would let a stranger pose as this member),
- * BUS_ERROR_CORRUPT, BUS_ERROR_IO. */
+ * BUS_ERROR_NOT_READY (being created: empty, not all of it allocated, or no magic),
+ * BUS_ERROR_VERSION (prints both), BUS_ERROR_DEAD_OWNER, BUS_ERROR_DENIED (not readable, or its
+ * owner or mode would let a stranger pose as this member), BUS_ERROR_CORRUPT, BUS_ERROR_IO. */
 BUS_EXPORT int bus_neighbour_attach(const char *directory, const char *name, bool allow_dead,
                                     struct bus_neighbour **neighbour);
 

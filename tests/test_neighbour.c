@@ -64,6 +64,42 @@ static void patch(uint64_t offset, const void *bytes, size_t size)
   close(fd);
 }
 
+/* Reading a hole would allocate it: 64 GiB in this file, of which its owner has paid for one page.
+ */
+Test(neighbour, does_not_pay_for_the_holes_of_others)
+{
+  struct bus_neighbour *neighbour;
+  struct bus_entry entry = {.name = "ring",
+                            .type = BUS_OBJECT_RING,
+                            .record_size = 64,
+                            .policy = BUS_POLICY_WAIT,
+                            .depth = 1u << 20,
+                            .offset = 1024};
+  entry.size = bus_layout_object_bytes(&entry);
+  struct bus_member_header header = {.magic = BUS_MAGIC,
+                                     .abi_version = BUS_ABI_VERSION,
+                                     .header_size = BUS_HEADER_BYTES,
+                                     .entry_size = BUS_ENTRY_BYTES,
+                                     .entry_offset = BUS_HEADER_BYTES,
+                                     .file_size = entry.offset + entry.size,
+                                     .name = "feed",
+                                     .kind = "test",
+                                     .entry_count = 1};
+  header.layout_hash = bus_layout_hash(&header, &entry);
+  cr_assert_eq(bus_layout_check(&header, &entry, header.file_size), BUS_OK);
+  int fd = open(fixture_path("feed"), O_RDWR | O_CREAT, 0640);
+  cr_assert_eq(pwrite(fd, &header, sizeof header, 0), sizeof header);
+  cr_assert_eq(pwrite(fd, &entry, sizeof entry, BUS_HEADER_BYTES), sizeof entry);
+  cr_assert_eq(ftruncate(fd, (off_t)header.file_size), 0);
+  cr_assert_eq(bus_neighbour_attach(fixture_directory, "feed", true, &neighbour),
+               BUS_ERROR_NOT_READY);
+  cr_assert_not_null(strstr(bus_error_message(), "allocated"));
+  struct stat status;
+  cr_assert_eq(fstat(fd, &status), 0);
+  cr_assert_leq(status.st_blocks * 512, 4096);
+  close(fd);
+}
+
 Test(neighbour, prints_both_versions)
 {
   struct bus_neighbour *neighbour;

@@ -141,6 +141,8 @@ class Member:
             reason = Refused("not ready", f"{self.path}: empty")
         elif not 512 <= status.st_size <= self.document.constants["BUS_FILE_BYTES_MAX"]:
             reason = Refused("corrupt", f"{self.path}: {status.st_size} bytes")
+        elif status.st_blocks * 512 < status.st_size and self.path.startswith("/dev/shm/"):  # Python has no statfs
+            reason = Refused("not ready", f"{self.path}: has holes")
         if reason:
             os.close(descriptor)
             raise reason

@@ -302,6 +302,10 @@ def test_the_attach_ladder_refuses_what_the_library_refuses():
             os.unlink(path)
         for name in ("absent", "..", ".hidden", "a" * 32):
             assert reason_of(bus, name) == writer.ask(f"attach {name}"), name
+        with open(os.path.join(bus.directory, "broken"), "wb") as file:
+            file.write(image[:4096])
+            file.truncate(len(image))
+        assert reason_of(bus, "broken") == writer.ask("attach broken") == "not ready"
         os.symlink("writer", os.path.join(bus.directory, "link"))
         assert "ok" not in (reason_or_error(bus, "link"), writer.ask("attach link"))
     print("# " + ", ".join(f"{count} {reason}" for reason, count in sorted(verdicts.items())))
