@@ -52,7 +52,12 @@ uint64_t bus_histogram_quantile(const struct bus_histogram *histogram, double qu
   if (histogram->count == 0)
     return 0;
   double wanted = ceil(quantile * (double)histogram->count);
-  uint64_t rank = wanted < 1 ? 1 : (uint64_t)wanted;
+  /* A neighbour's count may be anything up to 2^64, which as a double does not fit any more. */
+  uint64_t rank = 1;
+  if (wanted >= (double)histogram->count)
+    rank = histogram->count;
+  else if (wanted >= 1)
+    rank = (uint64_t)wanted;
   uint64_t seen = 0;
   for (uint32_t i = 0; i < BUS_HISTOGRAM_BUCKETS; i++) {
     seen += histogram->buckets[i];

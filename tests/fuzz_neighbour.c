@@ -256,23 +256,51 @@ static void consume(const void *memory, const struct bus_entry *entry, uint64_t 
   REQUIRE(position.ring_instance == instance && position.position == consumer.next);
 }
 
-/* The object is a neighbour's position; the ring is the producer's own. */
+/* The producer's own ring, held back by a neighbour's position. */
+static _Alignas(128) unsigned char own_ring[BUS_RING_HEADER_BYTES + 8 * 64];
+static struct bus_entry own_ring_entry = {.type = BUS_OBJECT_RING,
+                                          .peer = NAME,
+                                          .record_size = 64,
+                                          .depth = 8,
+                                          .policy = BUS_POLICY_WAIT};
+
+static void start_producer(struct bus_producer *producer, uint64_t instance)
+{
+  memset(own_ring, 0, sizeof own_ring);
+  bus_ring_format(own_ring, &own_ring_entry, 0);
+  bus_producer_init(producer, own_ring, &own_ring_entry, instance);
+}
+
+static void publish_some(struct bus_producer *producer)
+{
+  static const uint64_t record[8];
+  for (int i = 0; i < 20; i++) {
+    bus_producer_publish(producer, record);
+    REQUIRE(producer->next - producer->consumed <= own_ring_entry.depth);
+  }
+}
+
 static void produce(const struct bus_position *position, uint64_t instance)
 {
-  static _Alignas(128) unsigned char ring[BUS_RING_HEADER_BYTES + 8 * 64];
-  static const uint64_t record[8];
-  const struct bus_entry entry = {
-      .type = BUS_OBJECT_RING, .record_size = 64, .depth = 8, .policy = BUS_POLICY_WAIT};
   struct bus_producer producer;
-  memset(ring, 0, sizeof ring);
-  bus_ring_format(ring, &entry, 0);
-  bus_producer_init(&producer, ring, &entry, instance);
+  start_producer(&producer, instance);
   bus_producer_connect(&producer, position);
-  for (int i = 0; i < 20; i++) {
-    bus_producer_publish(&producer, record);
-    REQUIRE(producer.next - producer.consumed <= entry.depth);
-  }
+  publish_some(&producer);
   bus_producer_connect(&producer, NULL);
+}
+
+/* The same by name. */
+static void link_back(const struct bus_entry *entry, uint64_t instance)
+{
+  struct bus_backlink backlink;
+  struct bus_producer producer;
+  start_producer(&producer, instance);
+  memcpy(own_ring_entry.name, entry->name, sizeof own_ring_entry.name);
+  REQUIRE(bus_backlink_init(&backlink, directory, entry->peer, &own_ring_entry, &producer) ==
+          BUS_OK);
+  REQUIRE(bus_backlink_maintain(&backlink) == 1 && bus_backlink_maintain(&backlink) == 0);
+  publish_some(&producer);
+  bus_backlink_close(&backlink);
 }
 
 static void read_histogram(const struct bus_histogram *shared)
@@ -393,6 +421,8 @@ static void use_everything(struct bus_neighbour *neighbour, const uint8_t *data)
   REQUIRE(status == (is_cut ? BUS_NEIGHBOUR_GONE : BUS_NEIGHBOUR_DEAD));
   if (!is_cut && (entry = bus_neighbour_find(neighbour, BUS_OBJECT_RING, NULL)) != NULL)
     subscribe(entry);
+  if (!is_cut && (entry = bus_neighbour_find(neighbour, BUS_OBJECT_POSITION, NULL)) != NULL)
+    link_back(entry, header->instance);
 }
 
 static void remove_directory(void)

@@ -80,3 +80,20 @@ Test(histogram, writes_hgrm)
   cr_assert_not_null(strstr(text, "#[Max     =      100.000"));
   free(text);
 }
+
+/* What a hostile neighbour may show. */
+Test(histogram, any_counts_have_quantiles)
+{
+  static struct bus_histogram histogram;
+  histogram.buckets[5] = UINT64_MAX;
+  histogram.count = UINT64_MAX;
+  histogram.maximum = 5;
+  cr_assert_eq(bus_histogram_quantile(&histogram, 1.0), 5);
+  cr_assert_eq(bus_histogram_quantile(&histogram, 0.5), 5);
+  cr_assert_eq(bus_histogram_quantile(&histogram, 0.0), 5);
+  static struct bus_histogram shared, copy;
+  shared.buckets[7] = shared.buckets[9] = UINT64_MAX; /* the sum wraps */
+  shared.maximum = 9;
+  bus_histogram_copy(&copy, &shared);
+  cr_assert_leq(bus_histogram_quantile(&copy, 1.0), 9);
+}
