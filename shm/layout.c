@@ -46,8 +46,11 @@ uint64_t bus_layout_object_bytes(const struct bus_entry *entry)
     if (entry->policy < BUS_POLICY_WAIT || entry->policy > BUS_POLICY_OVERWRITE)
       return 0;
     return BUS_RING_HEADER_BYTES + depth * entry->record_size;
-  case BUS_OBJECT_BOARD:
-    return lines && depth >= 1 && depth <= 65536 ? depth * entry->record_size : 0;
+  case BUS_OBJECT_BOARD: /* board.h knows signals only */
+    return entry->record_type == BUS_RECORD_SIGNAL &&
+                   entry->record_size == sizeof(struct bus_signal) && depth >= 1 && depth <= 65536
+               ? depth * entry->record_size
+               : 0;
   case BUS_OBJECT_POSITION:
     return depth == 1 ? sizeof(struct bus_position) : 0;
   case BUS_OBJECT_COUNTER:

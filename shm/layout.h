@@ -188,9 +188,9 @@ BUS_ASSERT_OFFSET(bus_ring_header, bell, 160);
 BUS_STATIC_ASSERT(sizeof(struct bus_ring_header) == BUS_RING_HEADER_BYTES, "slots follow at 256");
 
 /* Bytes that an object of this type, record_size and depth takes, 0 when the parameters are out of
- * range: ring and board record_size 64..1 MiB, a multiple of 64; ring depth a power of
- * two, 4..2^30, and a policy of the enum; board depth 1..65536; symbols 1..65535; text depth
- * (bytes) 1..65536; position, counter and histogram depth 1. Pure. */
+ * range: ring record_size 64..1 MiB, a multiple of 64; boards hold signals of 64; ring depth a
+ * power of two, 4..2^30, and a policy of the enum; board depth 1..65536; symbols 1..65535; text
+ * depth (bytes) 1..65536; position, counter and histogram depth 1. Pure. */
 BUS_EXPORT uint64_t bus_layout_object_bytes(const struct bus_entry *entry);
 
 /* FNV-1a (64 bit; constants by Fowler, Noll and Vo) over abi_version, file_size, name, kind,

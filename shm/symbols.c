@@ -2,9 +2,19 @@
 
 #include <string.h>
 
-static const unsigned char *row_at(const void *memory, uint32_t index)
+/* A table is cleared once in the life of what it describes. */
+#define READ_ATTEMPTS 4
+#define ROW_WORDS     (sizeof(struct bus_symbol) / sizeof(bus_word))
+
+static bus_word *row_at(const void *memory, uint32_t index)
 {
-  return (const unsigned char *)memory + BUS_CACHE_LINE_BYTES + index * sizeof(struct bus_symbol);
+  return (bus_word *)(uintptr_t)memory + BUS_CACHE_LINE_BYTES / sizeof(bus_word) +
+         (size_t)index * ROW_WORDS;
+}
+
+static bus_word *generation_of(const void *memory)
+{
+  return (bus_word *)(uintptr_t)memory + 1;
 }
 
 uint32_t bus_symbols_count(const void *memory, const struct bus_entry *entry)
@@ -16,16 +26,29 @@ uint32_t bus_symbols_count(const void *memory, const struct bus_entry *entry)
 int bus_symbols_get(const void *memory, const struct bus_entry *entry, uint32_t index,
                     struct bus_symbol *symbol)
 {
-  if (index >= bus_symbols_count(memory, entry))
-    return BUS_ERROR_ABSENT;
-  memcpy(symbol, row_at(memory, index), sizeof *symbol);
-  symbol->name[sizeof symbol->name - 1] = '\0';
-  return BUS_OK;
+  bus_word words[ROW_WORDS];
+  for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+    uint64_t generation = BUS_LOAD_ACQUIRE(generation_of(memory));
+    if (index >= bus_symbols_count(memory, entry))
+      return BUS_ERROR_ABSENT;
+    for (size_t i = 0; i < ROW_WORDS; i++)
+      words[i] = BUS_LOAD_RELAXED(&row_at(memory, index)[i]);
+    BUS_FENCE_ACQUIRE(); /* Y4 */
+    if (BUS_LOAD_RELAXED(generation_of(memory)) != generation)
+      continue;
+    memcpy(symbol, words, sizeof *symbol);
+    symbol->name[sizeof symbol->name - 1] = '\0';
+    return BUS_OK;
+  }
+  return BUS_ERROR_ABSENT;
 }
 
 void bus_symbols_clear(void *memory)
 {
+  bus_word *generation = generation_of(memory);
   BUS_STORE_RELEASE((bus_word *)memory, (uint64_t)0);
+  BUS_STORE_RELAXED(generation, *generation + 1);
+  BUS_FENCE_RELEASE(); /* Y3 */
 }
 
 int bus_symbols_add(void *memory, const struct bus_entry *entry, const struct bus_symbol *symbol)
@@ -43,7 +66,10 @@ int bus_symbols_add(void *memory, const struct bus_entry *entry, const struct bu
   }
   if (count >= entry->depth)
     return bus_error_set(BUS_ERROR_NO_SPACE, "symbol table is full (%u rows)", count);
-  memcpy((unsigned char *)(uintptr_t)row_at(memory, count), symbol, sizeof *symbol);
+  bus_word words[ROW_WORDS];
+  memcpy(words, symbol, sizeof words);
+  for (size_t i = 0; i < ROW_WORDS; i++)
+    BUS_STORE_RELAXED(&row_at(memory, count)[i], words[i]);
   BUS_STORE_RELEASE((bus_word *)memory, (uint64_t)count + 1); /* Y1 */
   return (int)count;
 }

@@ -1,8 +1,13 @@
 /* symbols.h: a feed's symbol table: index -> name and exponents. It grows, and is cleared
  * only when what it describes is replaced.
  *
- * Object: u64 count, padding to 64 bytes, then struct bus_symbol [depth]. Row i is complete when
- * count > i. Ordering: Y1 release store of the count after the row pairs with Y2 acquire load. */
+ * Object: u64 count, u64 generation, padding to 64 bytes, then struct bus_symbol [depth]. Row i is
+ * complete when count > i. The generation is moved when the table is cleared. Orderings, in pairs:
+ *
+ *   Y1  release store of the count after the row. Pairs with Y2.
+ *   Y2  acquire load of the count before the row. Pairs with Y1.
+ *   Y3  release fence after the new generation, before any row is written again. Pairs with Y4.
+ *   Y4  acquire fence after the row, then the generation must be unchanged. Pairs with Y3. */
 #ifndef SIGNALBUS_SYMBOLS_H
 #define SIGNALBUS_SYMBOLS_H
 
@@ -17,15 +22,15 @@ BUS_BEGIN_DECLARATIONS
 BUS_EXPORT int bus_symbols_add(void *memory, const struct bus_entry *entry,
                                const struct bus_symbol *symbol);
 
-/* Forgets all rows. The owner's thread. Rows that are added afterwards overwrite those that a
- * reader may still be copying: it can get a mixture until it looks again. */
+/* Forgets all rows: count 0, another generation. The owner's thread. Y3. */
 BUS_EXPORT void bus_symbols_clear(void *memory);
 
 /* Rows that may be read, never more than entry->depth. Any thread. Y2. */
 BUS_EXPORT uint32_t bus_symbols_count(const void *memory, const struct bus_entry *entry);
 
 /* Copies row `index`; its name is always terminated, the rest is unchecked. Returns BUS_OK, or
- * BUS_ERROR_ABSENT (without a message) when there are no more. Any thread. Y2. */
+ * BUS_ERROR_ABSENT (without a message) when there are no more, or when the table was cleared again
+ * at each of a few tries. Any thread. Y2, Y4. */
 BUS_EXPORT int bus_symbols_get(const void *memory, const struct bus_entry *entry, uint32_t index,
                                struct bus_symbol *symbol);
 

@@ -1,8 +1,45 @@
 #include "shm/symbols.h"
 
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+
+/* One thread fills and clears the table again and again, each time with another row. */
+#define ROUNDS 20000
+
+static _Alignas(64) uint64_t shared[(64 + 4 * 32) / 8];
+static const struct bus_entry shared_entry = {.type = BUS_OBJECT_SYMBOLS, .depth = 4};
+
+static void *fill_and_clear(void *context)
+{
+  (void)context;
+  for (int round = 0; round < ROUNDS; round++) {
+    struct bus_symbol row = {.tick_size = round};
+    snprintf(row.name, sizeof row.name, "%08d-%08d", round, round);
+    cr_assert_eq(bus_symbols_add(shared, &shared_entry, &row), 0);
+    bus_symbols_clear(shared);
+  }
+  return NULL;
+}
+
+Test(symbols, a_row_is_never_a_mixture_of_two, .timeout = 60)
+{
+  pthread_t thread;
+  cr_assert_eq(pthread_create(&thread, NULL, fill_and_clear, NULL), 0);
+  uint64_t read = 0;
+  while (BUS_LOAD_ACQUIRE(&shared[1]) < ROUNDS) {
+    struct bus_symbol row;
+    if (bus_symbols_get(shared, &shared_entry, 0, &row) != BUS_OK)
+      continue;
+    char name[32];
+    snprintf(name, sizeof name, "%08d-%08d", (int)row.tick_size, (int)row.tick_size);
+    cr_assert_str_eq(row.name, name);
+    read++;
+  }
+  pthread_join(thread, NULL);
+  cr_assert_gt(read, 0);
+}
 
 Test(symbols, grows_finds_and_fills_up)
 {
@@ -24,6 +61,7 @@ Test(symbols, grows_finds_and_fills_up)
   cr_assert_str_eq(out.name, "SYM3");
   bus_symbols_clear(memory);
   cr_assert_eq(bus_symbols_count(memory, &entry), 0);
+  cr_assert_eq(bus_symbols_get(memory, &entry, 0, &out), BUS_ERROR_ABSENT);
   memory[0] = UINT64_MAX; /* a hostile count */
   cr_assert_eq(bus_symbols_count(memory, &entry), 4);
   cr_assert_eq(bus_symbols_get(memory, &entry, 4, &out), BUS_ERROR_ABSENT);

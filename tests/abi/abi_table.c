@@ -183,6 +183,7 @@ static const struct field position_fields[] = {
     FIELD(bus_position, lost, "records", "overwritten before they were read"),
     FIELD(bus_position, output_floor, "",
           "the consumer's own: where its output stood when it joined that instance"),
+    FIELD(bus_position, waiting, "", "1 while the consumer may be asleep at the bell"),
     FIELD(bus_position, reserved0, "", "0"),
 };
 
@@ -196,6 +197,7 @@ static const struct field ring_header_fields[] = {
     FIELD(bus_ring_header, dropped, "records", "refused by DROP_NEWEST"),
     FIELD(bus_ring_header, waits, "", "times that the ring was found full"),
     FIELD(bus_ring_header, positions_rejected, "", "impossible consumer positions, ignored"),
+    FIELD(bus_ring_header, bell, "", "0: this producer never rings; else odd, moved by each ring"),
     FIELD(bus_ring_header, reserved1, "", "0"),
 };
 
@@ -320,8 +322,11 @@ static void print_constants(void)
 
 static uint64_t object_bytes(uint32_t type, uint32_t record_size, uint64_t depth)
 {
-  struct bus_entry entry = {
-      .type = type, .record_size = record_size, .depth = depth, .policy = BUS_POLICY_WAIT};
+  struct bus_entry entry = {.type = type,
+                            .record_type = type == BUS_OBJECT_BOARD ? BUS_RECORD_SIGNAL : 0,
+                            .record_size = record_size,
+                            .depth = depth,
+                            .policy = BUS_POLICY_WAIT};
   return bus_layout_object_bytes(&entry);
 }
 

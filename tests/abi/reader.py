@@ -202,7 +202,8 @@ class Member:
             good = lines and 4 <= depth <= constants["BUS_RING_DEPTH_MAX"] and depth & (depth - 1) == 0
             return 256 + depth * size if good and entry["policy"] in self.document.enums["bus_policy"] else None
         if kind == value["BUS_OBJECT_BOARD"]:
-            return depth * size if lines and 1 <= depth <= 65536 else None
+            good = entry["record_type"] == value["BUS_RECORD_SIGNAL"] and size == 64 and 1 <= depth <= 65536
+            return depth * size if good else None
         if kind == value["BUS_OBJECT_SYMBOLS"]:
             return 64 + 32 * depth if 1 <= depth <= 65535 else None
         if kind == value["BUS_OBJECT_TEXT"]:
@@ -267,8 +268,12 @@ class Member:
 
     def symbols(self, name=None):
         entry = self.find("SYMBOLS", name)
-        count = min(self.word(entry["offset"]), entry["depth"])
-        data = self._copy(entry["offset"] + 64, 32 * count)
+        while True:
+            generation = self.word(entry["offset"] + 8)
+            count = min(self.word(entry["offset"]), entry["depth"])
+            data = self._copy(entry["offset"] + 64, 32 * count)
+            if self.word(entry["offset"] + 8) == generation:
+                break
         rows = []
         for i in range(count):
             row = self.document.structs["bus_symbol"].unpack(data, 32 * i)

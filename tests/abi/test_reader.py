@@ -134,7 +134,8 @@ def test_worked_examples_of_the_document():
         assert Histogram.bounds(int(bucket)) == (int(low), int(high))
     for kind, record_size, depth, size in DOCUMENT.tables["object_sizes"]:
         described = {"type": DOCUMENT.value["BUS_OBJECT_" + kind.upper()], "record_size": int(record_size),
-                     "depth": int(depth), "policy": 1}
+                     "depth": int(depth), "policy": 1,
+                     "record_type": DOCUMENT.value["BUS_RECORD_SIGNAL"] if kind == "board" else 0}
         member = Member.__new__(Member)
         member.document = DOCUMENT
         assert member.object_bytes(described) == int(size), described
