@@ -210,15 +210,18 @@ static void copy_symbols(struct input *input)
 }
 
 /* Moves a resumed input behind the features that the signals in the own ring already answer: the
- * position is published after the signals, so a kill in between leaves it short. */
+ * position is published after the signals, so a kill in between leaves it short. The ring's oldest
+ * slot is left out: a predecessor killed while it filled that slot for the next signal leaves the
+ * old stamp over new words, which would pass for an answer that nobody got. A batch is smaller than
+ * the ring, so what matters is in the rest. */
 static void skip_answered(struct bus_infer *infer, uint32_t source)
 {
   struct bus_consumer *consumer = &infer->inputs[source].subscription.consumer;
   const unsigned char *slots = infer->producer.slots;
   uint64_t head = infer->producer.next;
   uint64_t span = head - consumer->position->output_floor;
-  if (span > infer->producer.depth)
-    span = infer->producer.depth;
+  if (span >= infer->producer.depth)
+    span = infer->producer.depth - 1;
   uint64_t skipped = 0;
   for (uint64_t position = head - span; position != head; position++) {
     const struct bus_signal *signal =
@@ -375,11 +378,13 @@ static int open_objects(struct bus_infer *infer)
   return error;
 }
 
-/* Finishes board writes that a predecessor was killed in, from the newest signals. */
+/* Finishes board writes that a predecessor was killed in. The newest signal of the symbol comes
+ * first and makes the slot even; the ring's oldest slot is left out as in skip_answered. */
 static void repair_boards(struct bus_infer *infer)
 {
   uint64_t head = infer->producer.next;
-  for (uint64_t position = head - infer->producer.depth; position != head; position++) {
+  for (uint64_t back = 1; back < infer->producer.depth; back++) {
+    uint64_t position = head - back;
     const struct bus_signal *signal =
         (const void *)(infer->producer.slots + (position & infer->producer.mask) * sizeof *signal);
     if (signal->stamp == position + 1 && signal->source < infer->config.feed_count &&
@@ -434,6 +439,11 @@ int bus_infer_new(const struct bus_infer_config *config, struct bus_infer **resu
       config->symbols_max < 1 || config->symbols_max > 65535)
     return bus_error_set(BUS_ERROR_INVALID, "1..%u feeds and 1..65535 symbols each",
                          BUS_INFER_SOURCES_MAX);
+  if (config->ring_depth <= config->batch_max)
+    return bus_error_set(BUS_ERROR_INVALID,
+                         "a signals ring of %llu cannot hold a batch of %u and one more; make it "
+                         "deeper",
+                         (unsigned long long)config->ring_depth, config->batch_max);
   struct bus_infer *infer = calloc(1, sizeof *infer);
   if (!infer)
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");

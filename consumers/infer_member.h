@@ -24,7 +24,7 @@ struct bus_infer_config {
   const char *engine_kind; /* see bus_engine_open */
   uint32_t batch_max;      /* 1..BUS_ENGINE_BATCH_MAX */
   uint64_t batch_wait_ns;  /* how long the oldest tick may wait for others; 0: not at all */
-  uint64_t ring_depth;     /* signals, a power of two */
+  uint64_t ring_depth;     /* signals, a power of two, more than batch_max */
   uint32_t symbols_max;    /* for each feed, 1..65535: boards and symbol tables */
   const char *consumer;    /* reliable consumer of the signals; NULL: observers only */
 };

@@ -4,7 +4,9 @@
 #include "consumers/infer_member.h"
 #include "shm/error.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 TestSuite(infer_member, .init = fixture_create, .fini = fixture_remove, .timeout = 120);
@@ -93,6 +95,7 @@ static pid_t spawn_infer(const struct bus_infer_config *config)
   pid_t child = fork();
   if (child == 0) {
     struct bus_infer *infer;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed test leaves nobody behind */
     bus_loop_handle_signals();
     int error = bus_infer_new(config, &infer);
     if (error)
@@ -171,6 +174,114 @@ Test(infer_member, answers_every_feature_once_over_kills)
   }
 }
 
+/* What a killed bus-infer may leave behind, made by hand in its file. */
+struct remains {
+  int fd;
+  uint64_t signals; /* offset of the ring's first slot */
+  uint64_t board;
+  struct bus_subscription subscription;
+};
+
+static void put(const struct remains *remains, uint64_t offset, uint64_t value)
+{
+  cr_assert_eq(pwrite(remains->fd, &value, sizeof value, (off_t)offset), (ssize_t)sizeof value);
+}
+
+static uint64_t get(const struct remains *remains, uint64_t offset)
+{
+  uint64_t value = 0;
+  cr_assert_eq(pread(remains->fd, &value, sizeof value, (off_t)offset), (ssize_t)sizeof value);
+  return value;
+}
+
+/* Lets bus-infer answer `count` features of feed-a and kills it. */
+static void leave_remains(struct remains *remains, struct feed *feed,
+                          const struct bus_infer_config *config, uint64_t count)
+{
+  struct bus_signal signal;
+  uint64_t written = 0, answered = 0;
+  bus_subscription_init(&remains->subscription, fixture_directory, "infer", "signals",
+                        BUS_RECORD_SIGNAL, 64, NULL);
+  pid_t child = spawn_infer(config);
+  while (answered < count) {
+    if (written == answered && written < count)
+      written += feed_write(feed, written + 1);
+    bus_subscription_maintain(&remains->subscription, 0);
+    const struct bus_observer *observer = &remains->subscription.observer;
+    if (remains->subscription.neighbour &&
+        bus_observer_poll(&remains->subscription.observer, &signal) == 1)
+      answered = observer->next;
+  }
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  struct bus_neighbour *neighbour = remains->subscription.neighbour;
+  remains->signals =
+      bus_neighbour_find(neighbour, BUS_OBJECT_RING, "signals")->offset + BUS_RING_HEADER_BYTES;
+  remains->board = bus_neighbour_find(neighbour, BUS_OBJECT_BOARD, "feed-a")->offset;
+  remains->fd = open(fixture_path("infer"), O_RDWR | O_CLOEXEC);
+  cr_assert_geq(remains->fd, 0);
+}
+
+/* Killed while it filled the slot of the ring's oldest signal: the stamp is still the old one, the
+ * feature's position already the new one. That feature has no signal yet. */
+Test(infer_member, a_half_written_signal_answers_nothing)
+{
+  enum { DEPTH = 8, ANSWERED = 12 };
+  struct feed feed;
+  struct remains remains = {0};
+  struct bus_infer_config config = make_config(write_model());
+  config.feed_count = 1;
+  config.ring_depth = DEPTH;
+  feed_start(&feed, "feed-a");
+  leave_remains(&remains, &feed, &config, ANSWERED);
+  uint64_t slot = remains.signals + ANSWERED % DEPTH * 64;
+  cr_assert_eq(get(&remains, slot + 56), ANSWERED - DEPTH + 1);
+  put(&remains, slot + offsetof(struct bus_signal, feature_position), ANSWERED);
+  cr_assert(feed_write(&feed, ANSWERED + 1));
+  cr_assert(feed_write(&feed, ANSWERED + 2));
+  pid_t child = spawn_infer(&config);
+  struct bus_signal signal;
+  int status;
+  while ((status = bus_observer_poll(&remains.subscription.observer, &signal)) == 0)
+    ;
+  cr_assert_eq(status, 1);
+  cr_assert_eq(signal.feature_position, ANSWERED);
+  kill(child, SIGTERM);
+  waitpid(child, NULL, 0);
+  close(remains.fd);
+  bus_subscription_close(&remains.subscription);
+  bus_backlink_close(&feed.backlink);
+  bus_member_leave(feed.member, BUS_STATE_HALT);
+}
+
+/* Killed while it showed a signal on the board: the successor shows the newest one. */
+Test(infer_member, a_half_written_board_gets_the_newest_signal)
+{
+  enum { DEPTH = 16, ANSWERED = 24, SYMBOL = 1 };
+  struct feed feed;
+  struct remains remains = {0};
+  struct bus_infer_config config = make_config(write_model());
+  config.feed_count = 1;
+  config.ring_depth = DEPTH;
+  feed_start(&feed, "feed-a");
+  leave_remains(&remains, &feed, &config, ANSWERED);
+  uint64_t slot = remains.board + SYMBOL * 64;
+  uint64_t newest = ANSWERED - 1;
+  while ((newest + 1) % 3 != SYMBOL)
+    newest--;
+  put(&remains, slot + 56, get(&remains, slot + 56) | 1);
+  put(&remains, slot + offsetof(struct bus_signal, feature_position), 0xdead);
+  struct bus_infer *infer;
+  cr_assert_eq(bus_infer_new(&config, &infer), BUS_OK, "%s", bus_error_message());
+  bus_infer_delete(infer);
+  cr_assert_eq(get(&remains, slot + 56) & 1, 0);
+  cr_assert_eq(get(&remains, slot + offsetof(struct bus_signal, feature_position)), newest);
+  close(remains.fd);
+  bus_subscription_close(&remains.subscription);
+  bus_backlink_close(&feed.backlink);
+  bus_member_leave(feed.member, BUS_STATE_HALT);
+}
+
 Test(infer_member, refuses_what_it_cannot_serve)
 {
   struct bus_infer *infer;
@@ -186,4 +297,9 @@ Test(infer_member, refuses_what_it_cannot_serve)
   config = make_config(write_model());
   config.batch_max = 65;
   cr_assert_eq(bus_infer_new(&config, &infer), BUS_ERROR_INVALID);
+  config = make_config(write_model());
+  config.batch_max = 8;
+  config.ring_depth = 8;
+  cr_assert_eq(bus_infer_new(&config, &infer), BUS_ERROR_INVALID);
+  cr_assert_not_null(strstr(bus_error_message(), "batch of 8"));
 }
