@@ -191,10 +191,11 @@ static int open_locked(const char *directory, const char *path, int flags, mode_
   return bus_error_set(BUS_ERROR_IO, "%s: keeps being replaced while it is opened", path);
 }
 
-static uint64_t process_start_ticks(void)
+uint64_t bus_process_start_ticks(pid_t pid)
 {
-  char text[1024];
-  FILE *file = fopen("/proc/self/stat", "re");
+  char path[64], text[1024];
+  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+  FILE *file = fopen(path, "re");
   if (!file)
     return 0;
   size_t length = fread(text, 1, sizeof text - 1, file);
@@ -226,7 +227,7 @@ static void sign_in(struct bus_member *member, const struct bus_member_config *c
 {
   struct bus_member_header *header = member->header;
   header->pid = (uint32_t)getpid();
-  header->process_start_ticks = process_start_ticks();
+  header->process_start_ticks = bus_process_start_ticks(getpid());
   header->core = config->core;
   header->numa_node = config->numa_node;
   header->backing = member->mapping.backing;

@@ -57,6 +57,10 @@ struct bus_member_config {
 /* $SIGNAL_BUS, else "/dev/shm/signals". Any thread, as long as none changes the environment. */
 BUS_EXPORT const char *bus_directory_default(void);
 
+/* When process `pid` started, in ticks since boot (field 22 of /proc/PID/stat), 0 when there is
+ * none: with the pid it names a process for good. Any thread. */
+BUS_EXPORT uint64_t bus_process_start_ticks(pid_t pid);
+
 /* Alignment of the file's map, bytes. Pure. */
 BUS_EXPORT size_t bus_member_align(void);
 

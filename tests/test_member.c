@@ -45,6 +45,8 @@ Test(member, creates_a_file_that_says_everything)
   cr_assert_eq(header->state, BUS_STATE_BOOT);
   cr_assert_neq(header->backing, 0);
   cr_assert_neq(header->process_start_ticks, 0);
+  cr_assert_eq(header->process_start_ticks, bus_process_start_ticks(getpid()));
+  cr_assert_eq(bus_process_start_ticks(INT32_MAX), 0);
   cr_assert_not(bus_member_is_successor(member));
   struct stat status;
   cr_assert_eq(stat(bus_member_path(member), &status), 0);
