@@ -202,6 +202,7 @@ static void leave_remains(struct remains *remains, struct feed *feed,
   uint64_t written = 0, answered = 0;
   bus_subscription_init(&remains->subscription, fixture_directory, "infer", "signals",
                         BUS_RECORD_SIGNAL, 64, NULL);
+  remains->subscription.from_oldest = true; /* the first signal may be there before */
   pid_t child = spawn_infer(config);
   while (answered < count) {
     if (written == answered && written < count)
