@@ -251,7 +251,10 @@ static BUS_ALWAYS_INLINE int bus_observer_poll(struct bus_observer *observer, vo
   BUS_FENCE_ACQUIRE(); /* O2 */
   const unsigned char *before =
       observer->slots + ((next - 1) & observer->mask) * observer->record_size;
-  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next)
+  /* The copied stamp too: a file cut under the copy reads as zeros from there on, and a zero is
+   * what stands before record 0. */
+  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next ||
+      to[words - 1] != next + 1)
     return bus_observer_overrun(observer);
   observer->next = next + 1;
   return 1;

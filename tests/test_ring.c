@@ -1,8 +1,10 @@
 #include "shm/ring.h"
 
 #include <criterion/criterion.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define INSTANCE 77u
 
@@ -252,6 +254,40 @@ Test(ring, an_overwrite_that_has_begun_is_seen_through_the_neighbour_slot)
   slot[0] = 0xdead;
   cr_assert_eq(bus_observer_poll(&observer, record), BUS_ERROR_OVERRUN);
   free(ring.memory);
+}
+
+/* The destination's second half cannot be written at first: the handler, called in the middle of
+ * the copy, does to the ring what cutting its file does. */
+static struct ring_case cut_ring;
+static unsigned char *cut_destination;
+
+static void cut_under_the_copy(int number)
+{
+  (void)number;
+  memset(cut_ring.memory, 0, (size_t)bus_layout_object_bytes(&cut_ring.entry));
+  mprotect(cut_destination, 2 * 4096, PROT_READ | PROT_WRITE);
+}
+
+Test(ring, a_file_cut_under_an_observers_copy_is_not_taken_for_a_record)
+{
+  for (uint64_t position = 0; position < 3; position++) {
+    struct bus_observer observer;
+    ring_open(&cut_ring, 8, 64, BUS_POLICY_OVERWRITE, 0);
+    for (uint64_t i = 0; i <= position; i++)
+      cr_assert(write_one(&cut_ring, 100 + i));
+    bus_observer_init(&observer, cut_ring.memory, &cut_ring.entry, true);
+    observer.next = position;
+    cut_destination =
+        mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(cut_destination, MAP_FAILED);
+    cr_assert_eq(mprotect(cut_destination + 4096, 4096, PROT_NONE), 0);
+    signal(SIGSEGV, cut_under_the_copy);
+    cr_assert_eq(bus_observer_poll(&observer, cut_destination + 4096 - 32), BUS_ERROR_OVERRUN,
+                 "record %llu", (unsigned long long)position);
+    cr_assert_eq(observer.lost, 1);
+    munmap(cut_destination, 2 * 4096);
+    free(cut_ring.memory);
+  }
 }
 
 Test(ring, a_new_observer_of_a_full_ring_starts_with_a_record_it_may_read)
