@@ -99,7 +99,10 @@ static uint64_t smaps_huge_bytes(const unsigned char *base, size_t size)
 static void note_backing(struct bus_mapping *mapping, int fd)
 {
   uint64_t page_bytes;
-  mapping->huge_bytes = smaps_huge_bytes(mapping->base, mapping->size);
+  /* Reading smaps takes longer than all the rest of a restart; a smaller file is in no huge page.
+   */
+  mapping->huge_bytes =
+      mapping->size < BUS_HUGE_PAGE_BYTES ? 0 : smaps_huge_bytes(mapping->base, mapping->size);
   if (is_hugetlbfs(fd, &page_bytes))
     mapping->backing = BUS_BACKING_HUGETLB;
   else
