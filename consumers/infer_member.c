@@ -23,6 +23,7 @@ struct input {
   const struct bus_entry *symbols_entry;
   uint32_t taken; /* records of the present batch */
   bool attached;  /* the consumer may be polled */
+  int refusal;    /* last one that was logged: a negative enum bus_error; 0: none */
 };
 
 struct bus_infer {
@@ -248,6 +249,15 @@ static void clear_tables(struct bus_infer *infer, struct input *input)
   bus_symbols_clear(input->symbols);
 }
 
+/* Says once why a feed that is there cannot be read; waiting for one that is not is no news. */
+static void log_refusal(struct bus_infer *infer, struct input *input, int status)
+{
+  bool refused = status < 0 && status != BUS_ERROR_ABSENT && status != BUS_ERROR_NOT_READY;
+  if (refused && status != input->refusal)
+    fprintf(stderr, "bus-infer: %s: %s\n", infer->config.options.name, bus_error_message());
+  input->refusal = refused ? status : 0;
+}
+
 static void maintain_input(struct bus_infer *infer, uint32_t source)
 {
   struct input *input = &infer->inputs[source];
@@ -255,6 +265,7 @@ static void maintain_input(struct bus_infer *infer, uint32_t source)
   uint64_t instance_before = position->ring_instance;
   int status = bus_subscription_maintain(&input->subscription, infer->producer.next);
   input->attached = status >= 0;
+  log_refusal(infer, input, status);
   if (status == 1) {
     if (position->ring_instance == instance_before)
       skip_answered(infer, source);
@@ -371,9 +382,9 @@ static int open_objects(struct bus_infer *infer)
     input->board = bus_member_object(member, BUS_OBJECT_BOARD, config->feeds[i]);
     input->symbols = bus_member_object(member, BUS_OBJECT_SYMBOLS, config->feeds[i]);
     input->symbols_entry = bus_member_entry(member, BUS_OBJECT_SYMBOLS, config->feeds[i]);
-    error = bus_subscription_init(&input->subscription, config->options.directory, config->feeds[i],
-                                  FEATURE_RING, BUS_RECORD_FEATURE, sizeof(struct bus_feature),
-                                  bus_member_position(member, config->feeds[i], FEATURE_RING));
+    error =
+        bus_subscription_init(&input->subscription, config->options.directory, config->feeds[i],
+                              FEATURE_RING, BUS_RECORD_FEATURE, sizeof(struct bus_feature), member);
   }
   return error;
 }

@@ -106,9 +106,11 @@ struct bus_position {
   uint64_t ring_instance; /* the producer file's instance that `position` counts in; 0: none yet */
   uint64_t lost;          /* records that were overwritten before they were read */
   uint64_t
-      output_floor; /* the consumer's own: where its output stood when it joined the instance */
-  uint64_t waiting; /* 1 while the consumer may be asleep, see doorbell.h */
-  uint8_t reserved0[88];
+      output_floor;   /* the consumer's own: where its output stood when it joined the instance */
+  uint64_t waiting;   /* 1 while the consumer may be asleep, see doorbell.h */
+  uint64_t skip_to;   /* where the last skip of lost records went ... */
+  uint64_t skip_lost; /* ... and what `lost` is after it: finishes a skip that was cut short */
+  uint8_t reserved0[72];
 };
 
 /* Header of a ring; the slots follow at once. */
@@ -124,7 +126,10 @@ struct bus_ring_header {
   uint64_t waits;              /* times that the ring was found full */
   uint64_t positions_rejected; /* impossible consumer positions, ignored */
   uint32_t bell;               /* 0: this producer never rings; else odd, see doorbell.h */
-  uint8_t reserved1[92];
+  uint32_t reserved1;
+  uint64_t consumer_instance; /* of the file whose position holds this producer back; 0: none */
+  uint64_t consumed;          /* everything before it counted as consumed when that was connected */
+  uint8_t reserved2[72];
 };
 
 #define BUS_HEADER_OFFSET(field, offset) BUS_ASSERT_OFFSET(bus_member_header, field, offset)
@@ -174,6 +179,8 @@ BUS_ASSERT_OFFSET(bus_position, ring_instance, 8);
 BUS_ASSERT_OFFSET(bus_position, lost, 16);
 BUS_ASSERT_OFFSET(bus_position, output_floor, 24);
 BUS_ASSERT_OFFSET(bus_position, waiting, 32);
+BUS_ASSERT_OFFSET(bus_position, skip_to, 40);
+BUS_ASSERT_OFFSET(bus_position, skip_lost, 48);
 BUS_STATIC_ASSERT(sizeof(struct bus_position) == 128, "bus_position has two lines of its own");
 
 BUS_ASSERT_OFFSET(bus_ring_header, depth, 0);
@@ -185,6 +192,8 @@ BUS_ASSERT_OFFSET(bus_ring_header, dropped, 136);
 BUS_ASSERT_OFFSET(bus_ring_header, waits, 144);
 BUS_ASSERT_OFFSET(bus_ring_header, positions_rejected, 152);
 BUS_ASSERT_OFFSET(bus_ring_header, bell, 160);
+BUS_ASSERT_OFFSET(bus_ring_header, consumer_instance, 168);
+BUS_ASSERT_OFFSET(bus_ring_header, consumed, 176);
 BUS_STATIC_ASSERT(sizeof(struct bus_ring_header) == BUS_RING_HEADER_BYTES, "slots follow at 256");
 
 /* Bytes that an object of this type, record_size and depth takes, 0 when the parameters are out of

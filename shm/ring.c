@@ -66,6 +66,7 @@ void bus_producer_init(struct bus_producer *producer, void *memory, const struct
   producer->consumed = oldest_position(memory, entry, producer->next);
   producer->limit = entry->policy == BUS_POLICY_OVERWRITE ? producer->next + OVERWRITE_RUN
                                                           : producer->consumed + entry->depth;
+  BUS_STORE_RELEASE(&producer->header->consumer_instance, (uint64_t)0); /* its predecessor's */
 }
 
 /* P3: accepts the consumer's position when it counts in this ring and lies between the last
@@ -85,10 +86,14 @@ static void take_position(struct bus_producer *producer)
   producer->limit = position + producer->depth;
 }
 
-void bus_producer_connect(struct bus_producer *producer, const struct bus_position *position)
+void bus_producer_connect(struct bus_producer *producer, const struct bus_position *position,
+                          uint64_t consumer_instance)
 {
   take_position(producer); /* the last word of the one that goes */
   producer->consumer = position;
+  BUS_STORE_RELAXED(&producer->header->consumed, producer->consumed);
+  BUS_STORE_RELEASE(&producer->header->consumer_instance,
+                    position ? consumer_instance : 0); /* P4 */
   if (position)
     bus_producer_refresh(producer);
 }
@@ -114,9 +119,50 @@ bool bus_producer_refresh(struct bus_producer *producer)
   return false;
 }
 
+bool bus_consumer_may_join(const void *memory, uint64_t instance,
+                           const struct bus_position *position, uint64_t own_instance)
+{
+  const struct bus_ring_header *header = memory;
+  return position->ring_instance == instance ||
+         BUS_LOAD_ACQUIRE(&header->consumer_instance) == own_instance; /* C3 */
+}
+
+/* Where a fresh join begins. The instance is loaded before the stamps (by the caller) and again
+ * here: what was committed before the producer connected this file is then within the head. */
+static uint64_t first_unread(const void *memory, uint64_t own_instance, uint64_t oldest,
+                             uint64_t head)
+{
+  const struct bus_ring_header *header = memory;
+  if (BUS_LOAD_ACQUIRE(&header->consumer_instance) != own_instance) /* C3 */
+    return oldest;
+  uint64_t consumed = BUS_LOAD_RELAXED(&header->consumed);
+  return consumed - oldest <= head - oldest ? consumed : oldest;
+}
+
+/* Counts the records from consumer->next up to `to` as lost and goes on there, so that a kill at
+ * any step counts them once: a skip is done when the position is where it went. */
+static void skip_lost(struct bus_consumer *consumer, uint64_t to)
+{
+  struct bus_position *position = consumer->position;
+  uint64_t lost = position->lost + (to - consumer->next);
+  BUS_STORE_RELEASE(&position->skip_to, position->position - 1); /* where no position will be */
+  BUS_STORE_RELEASE(&position->skip_lost, lost);
+  BUS_STORE_RELEASE(&position->skip_to, to);
+  consumer->next = to;
+  bus_consumer_publish(consumer);
+  BUS_STORE_RELEASE(&position->lost, lost);
+}
+
+/* A predecessor was killed between the last two steps of skip_lost. */
+static void finish_skip(struct bus_position *position)
+{
+  if (position->position == position->skip_to && position->lost != position->skip_lost)
+    BUS_STORE_RELEASE(&position->lost, position->skip_lost);
+}
+
 void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
                        const struct bus_entry *entry, uint64_t instance,
-                       struct bus_position *position, uint64_t output_floor)
+                       struct bus_position *position, uint64_t own_instance, uint64_t output_floor)
 {
   consumer->slots = (const unsigned char *)memory + BUS_RING_HEADER_BYTES;
   consumer->mask = entry->depth - 1;
@@ -131,14 +177,15 @@ void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
      */
     BUS_STORE_RELEASE(&position->ring_instance, (uint64_t)0);
     BUS_STORE_RELAXED(&position->output_floor, output_floor);
-    consumer->next = oldest;
-  } else if (head - position->position <= head - oldest) {
-    consumer->next = position->position;
-  } else if ((int64_t)(position->position - head) > 0) {
-    consumer->next = head; /* impossible, so not to be trusted with a repetition either */
+    BUS_STORE_RELAXED(&position->skip_lost, position->lost);
+    consumer->next = first_unread(memory, own_instance, oldest, head);
   } else {
-    BUS_STORE_RELAXED(&position->lost, position->lost + (oldest - position->position));
-    consumer->next = oldest;
+    finish_skip(position);
+    consumer->next = position->position;
+    if ((int64_t)(position->position - head) > 0)
+      consumer->next = head; /* impossible, so not to be trusted with a repetition either */
+    else if (head - position->position > head - oldest)
+      skip_lost(consumer, oldest);
   }
   BUS_STORE_RELAXED(&position->waiting, (uint64_t)0); /* of a predecessor that was killed asleep */
   bus_consumer_publish(consumer);
@@ -159,12 +206,8 @@ const void *bus_consumer_idle(struct bus_consumer *consumer, uint64_t stamp)
   if ((int64_t)(stamp - (consumer->next + 1)) > 0) {
     uint64_t head = head_now(consumer->slots, consumer->depth, consumer->record_size);
     uint64_t resume = head - consumer->depth / 2;
-    if ((int64_t)(resume - consumer->next) > 0) {
-      struct bus_position *position = consumer->position;
-      BUS_STORE_RELAXED(&position->lost, position->lost + (resume - consumer->next));
-      consumer->next = resume;
-      bus_consumer_publish(consumer);
-    }
+    if ((int64_t)(resume - consumer->next) > 0)
+      skip_lost(consumer, resume);
   }
   return NULL;
 }

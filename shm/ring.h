@@ -17,8 +17,14 @@
  *   P3  Producer: acquire load of the consumer's position [ldar]: the consumer's reads of a slot
  *       are over before the producer overwrites it. Pairs with C2.
  *
+ *   P4  Producer: release store of consumer_instance, after `consumed`, when it has connected that
+ *       consumer's file [stlr]: from here on only a position in that file moves it on. Pairs with C3.
+ *
  *   C1  Consumer: acquire load of the stamp, before the payload is read [ldar]. Pairs with P2.
  *   C2  Consumer: release store of the position, after the reads [stlr]. Pairs with P3.
+ *   C3  Consumer that joins afresh: acquire load of consumer_instance, before `consumed` [ldar]:
+ *       its own instance means that no slot from `consumed` on is overwritten before it says so.
+ *       Until then the producer may still go by the file that was there before. Pairs with P4.
  *
  *   O1  Observer: acquire load of the stamp, before the copy [ldar]. Pairs with P2.
  *   O2  Observer: acquire fence after the copy [dmb ishld], then a load of the stamp of slot n-1:
@@ -90,11 +96,13 @@ BUS_EXPORT uint64_t bus_ring_head(const void *memory, const struct bus_entry *en
 BUS_EXPORT void bus_producer_init(struct bus_producer *producer, void *memory,
                                   const struct bus_entry *entry, uint64_t instance);
 
-/* Connects the reliable consumer's position (in the consumer's mapped file), or disconnects it with
- * NULL: what it says last is still taken. Its memory must stay mapped until it is disconnected.
- * Housekeeping, by the producer's thread. P3. */
+/* Connects the reliable consumer's position (in the consumer's mapped file, whose instance is
+ * `consumer_instance`), or disconnects it with NULL: what it says last is still taken. Its memory
+ * must stay mapped until it is disconnected. The ring's header then says which file counts, and
+ * from where on. Housekeeping, by the producer's thread. P3, P4. */
 BUS_EXPORT void bus_producer_connect(struct bus_producer *producer,
-                                     const struct bus_position *position);
+                                     const struct bus_position *position,
+                                     uint64_t consumer_instance);
 
 /* Publishes the producer's sequence in the ring header, for people. Housekeeping, by the producer's
  * thread. Relaxed: no reader may take records by it. */
@@ -108,13 +116,24 @@ BUS_EXPORT bool bus_producer_refresh(struct bus_producer *producer);
 
 /* Starts (or resumes) consuming a neighbour's ring: `position` is the consumer's own object. When
  * it holds a position of this `instance` that one is resumed, moved up when records were
- * overwritten meanwhile (counted in position->lost); else reading starts at the oldest record in
- * the ring, and `output_floor` is stored with it: where the consumer's own output stands at that
- * moment. `memory` and `entry` are those of the neighbour, which must stay attached. The thread
- * that will consume. O(depth). C2. */
+ * overwritten meanwhile (counted in position->lost). Else it joins afresh: reading starts where the
+ * producer says that this file counts from, or at the oldest record in the ring when it has not
+ * connected it, and `output_floor` is stored with it: where the consumer's own output stands at
+ * that moment. A fresh join is safe when bus_consumer_may_join. `memory` and `entry` are those of
+ * the neighbour, which must stay attached; `own_instance` is that of the consumer's own file. The
+ * thread that will consume. O(depth). C2, C3. */
 BUS_EXPORT void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
                                   const struct bus_entry *entry, uint64_t instance,
-                                  struct bus_position *position, uint64_t output_floor);
+                                  struct bus_position *position, uint64_t own_instance,
+                                  uint64_t output_floor);
+
+/* True when bus_consumer_init with these arguments can read in place: it resumes, or the producer
+ * goes by this file already. False: a living producer may still go by an earlier file of this
+ * consumer's, and overwrite what a fresh join would read: try again later. (A dead one overwrites
+ * nothing, and its successor begins by counting the whole ring as unread.) The thread that will
+ * consume. C3. */
+BUS_EXPORT bool bus_consumer_may_join(const void *memory, uint64_t instance,
+                                      const struct bus_position *position, uint64_t own_instance);
 
 /* The slow part of bus_consumer_poll: publishes the position, and moves on when the producer has
  * lapped this consumer (it could not see the position), counting what was lost; `stamp` is what

@@ -1,7 +1,5 @@
 #include "subscription.h"
 
-#include "member.h"
-
 #include <string.h>
 
 /* A stalled member keeps its place on the bus, so the limit does not matter here. */
@@ -18,7 +16,7 @@ static int keep_name(char *to, size_t size, const char *from, const char *what)
 
 int bus_subscription_init(struct bus_subscription *subscription, const char *directory,
                           const char *member, const char *ring, uint32_t record_type,
-                          uint32_t record_size, struct bus_position *position)
+                          uint32_t record_size, const struct bus_member *self)
 {
   memset(subscription, 0, sizeof *subscription);
   int error = keep_name(subscription->directory, sizeof subscription->directory,
@@ -29,9 +27,37 @@ int bus_subscription_init(struct bus_subscription *subscription, const char *dir
     error = keep_name(subscription->ring, sizeof subscription->ring, ring, "ring");
   subscription->record_type = record_type;
   subscription->record_size = record_size;
-  subscription->position = position;
   subscription->last_error = BUS_ERROR_ABSENT;
-  return error;
+  if (error || !self)
+    return error;
+  strcpy(subscription->own_name, bus_member_header(self)->name);
+  subscription->own_instance = bus_member_header(self)->instance;
+  subscription->position = bus_member_position(self, member, ring);
+  if (!subscription->position)
+    return bus_error_set(BUS_ERROR_INVALID, "%s: has no position for ring '%s' of '%s'",
+                         bus_member_path(self), ring, member);
+  return BUS_OK;
+}
+
+/* Whether a reliable consumer may read this ring in place. */
+static int check_hold(const struct bus_subscription *subscription,
+                      const struct bus_neighbour *neighbour, const struct bus_entry *entry)
+{
+  if (entry->policy == BUS_POLICY_OVERWRITE || strcmp(entry->peer, subscription->own_name) != 0)
+    return bus_error_set(BUS_ERROR_INVALID,
+                         "ring '%s' of '%s' holds back for %s, not for '%s': start '%s' with "
+                         "--consumer %s, or observe the ring",
+                         subscription->ring, subscription->member,
+                         entry->policy == BUS_POLICY_OVERWRITE || !entry->peer[0] ? "nobody"
+                                                                                  : entry->peer,
+                         subscription->own_name, subscription->member, subscription->own_name);
+  if (bus_consumer_may_join(bus_neighbour_object(neighbour, entry),
+                            bus_neighbour_header(neighbour)->instance, subscription->position,
+                            subscription->own_instance) ||
+      bus_neighbour_status(neighbour, ANY_AGE_NS) == BUS_NEIGHBOUR_DEAD)
+    return BUS_OK;
+  return bus_error_set(BUS_ERROR_NOT_READY, "'%s' has not connected this file of '%s' yet",
+                       subscription->member, subscription->own_name);
 }
 
 static int join(struct bus_subscription *subscription, struct bus_neighbour *neighbour,
@@ -51,10 +77,13 @@ static int join(struct bus_subscription *subscription, struct bus_neighbour *nei
         subscription->record_size);
   const void *memory = bus_neighbour_object(neighbour, entry);
   uint64_t instance = bus_neighbour_header(neighbour)->instance;
-  if (subscription->position)
+  if (subscription->position) {
+    int error = check_hold(subscription, neighbour, entry);
+    if (error)
+      return error;
     bus_consumer_init(&subscription->consumer, memory, entry, instance, subscription->position,
-                      output_floor);
-  else
+                      subscription->own_instance, output_floor);
+  } else
     bus_observer_init(&subscription->observer, memory, entry, subscription->from_oldest);
   return BUS_OK;
 }
@@ -132,7 +161,8 @@ int bus_backlink_maintain(struct bus_backlink *backlink)
   if (!error) {
     const struct bus_entry *entry = find_position(backlink, neighbour);
     if (entry) {
-      bus_producer_connect(backlink->producer, bus_neighbour_object(neighbour, entry));
+      bus_producer_connect(backlink->producer, bus_neighbour_object(neighbour, entry),
+                           bus_neighbour_header(neighbour)->instance);
       backlink->neighbour = neighbour;
     } else {
       bus_neighbour_detach(neighbour);
@@ -148,7 +178,7 @@ void bus_backlink_close(struct bus_backlink *backlink)
 {
   if (!backlink->neighbour)
     return;
-  bus_producer_connect(backlink->producer, NULL);
+  bus_producer_connect(backlink->producer, NULL, 0);
   bus_neighbour_detach(backlink->neighbour);
   backlink->neighbour = NULL;
 }

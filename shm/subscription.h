@@ -8,6 +8,7 @@
 #ifndef SIGNALBUS_SUBSCRIPTION_H
 #define SIGNALBUS_SUBSCRIPTION_H
 
+#include "member.h"
 #include "neighbour.h"
 #include "ring.h"
 
@@ -20,6 +21,8 @@ struct bus_subscription {
   uint32_t record_type;
   uint32_t record_size;
   struct bus_position *position; /* own POSITION object of a reliable consumer; NULL: observer */
+  char own_name[BUS_NAME_BYTES]; /* of that consumer's member */
+  uint64_t own_instance;         /* of its file */
   struct bus_neighbour
       *neighbour;               /* NULL: not attached; consumer and observer must not be polled */
   struct bus_consumer consumer; /* used when position != NULL */
@@ -30,17 +33,20 @@ struct bus_subscription {
   int last_error;               /* why it is not attached: a negative enum bus_error */
 };
 
-/* Describes the tie; attaches nothing yet. `directory` NULL: bus_directory_default(). `position` as
- * in the struct. Set from_oldest afterwards where it is wanted. Returns BUS_OK or BUS_ERROR_INVALID
- * with a message. This and what follows: the thread that polls. */
+/* Describes the tie; attaches nothing yet. `directory` NULL: bus_directory_default(). `self` is the
+ * reliable consumer's own member, which must have a POSITION for that ring and outlive the
+ * subscription; NULL: an observer. Set from_oldest afterwards where it is wanted. Returns BUS_OK or
+ * BUS_ERROR_INVALID with a message. This and what follows: the thread that polls. */
 BUS_EXPORT int bus_subscription_init(struct bus_subscription *subscription, const char *directory,
                                      const char *member, const char *ring, uint32_t record_type,
-                                     uint32_t record_size, struct bus_position *position);
+                                     uint32_t record_size, const struct bus_member *self);
 
 /* Attaches, checks, attaches again. Returns 1 when it attached just now (a new instance: state
  * derived from the old one must go), 0 when nothing changed and it is attached, or the negative
  * reason why it is not, with a message: those of bus_neighbour_attach, BUS_ERROR_ABSENT when there
- * is no such ring, BUS_ERROR_VERSION when it carries other records. System calls; maps and
+ * is no such ring, BUS_ERROR_VERSION when it carries other records; for a reliable consumer also
+ * BUS_ERROR_INVALID when the ring holds back for another or for nobody, and BUS_ERROR_NOT_READY
+ * when its producer lives and does not go by this consumer's file yet. System calls; maps and
  * allocates. `output_floor`: see bus_consumer_init. */
 BUS_EXPORT int bus_subscription_maintain(struct bus_subscription *subscription,
                                          uint64_t output_floor);

@@ -241,7 +241,7 @@ static void consume(const void *memory, const struct bus_entry *entry, uint64_t 
 {
   struct bus_consumer consumer;
   struct bus_position position = {.position = entry->reserved0, .ring_instance = instance & 1};
-  bus_consumer_init(&consumer, memory, entry, instance, &position, 0);
+  bus_consumer_init(&consumer, memory, entry, instance, &position, 88, 0);
   for (int i = 0; i < POLLS; i++) {
     const void *record = i % 3 ? bus_consumer_poll(&consumer)
                                : bus_consumer_peek(&consumer, (uint64_t)i % entry->depth);
@@ -252,7 +252,7 @@ static void consume(const void *memory, const struct bus_entry *entry, uint64_t 
   }
   bus_consumer_release_batch(&consumer, 1);
   /* A second time, from what the first left. */
-  bus_consumer_init(&consumer, memory, entry, instance, &position, 0);
+  bus_consumer_init(&consumer, memory, entry, instance, &position, 88, 0);
   REQUIRE(position.ring_instance == instance && position.position == consumer.next);
 }
 
@@ -284,9 +284,9 @@ static void produce(const struct bus_position *position, uint64_t instance)
 {
   struct bus_producer producer;
   start_producer(&producer, instance);
-  bus_producer_connect(&producer, position);
+  bus_producer_connect(&producer, position, 88);
   publish_some(&producer);
-  bus_producer_connect(&producer, NULL);
+  bus_producer_connect(&producer, NULL, 0);
 }
 
 /* The same by name. */
@@ -383,7 +383,12 @@ static void subscribe(const struct bus_entry *entry)
   void *record = malloc(entry->record_size);
   for (int kind = 0; kind < 2; kind++) {
     REQUIRE(bus_subscription_init(&subscription, directory, NAME, entry->name, entry->record_type,
-                                  entry->record_size, kind ? &position : NULL) == BUS_OK);
+                                  entry->record_size, NULL) == BUS_OK);
+    if (kind) { /* what a member of that name would have set */
+      subscription.position = &position;
+      memcpy(subscription.own_name, entry->peer, sizeof subscription.own_name);
+      subscription.own_instance = entry->reserved0;
+    }
     if (bus_subscription_maintain(&subscription, 0) >= 0) {
       REQUIRE(bus_subscription_maintain(&subscription, 0) == 0);
       if (kind)

@@ -48,15 +48,14 @@ static void pair_open(struct pair *pair, uint32_t rings)
                       bus_member_header(pair->source)->instance);
     bus_doorbell_install(&pair->producers[i]);
     cr_assert_eq(bus_subscription_init(&pair->subscriptions[i], fixture_directory, "source",
-                                       ring_names[i], BUS_RECORD_RAW, 64,
-                                       bus_member_position(pair->sink, "source", ring_names[i])),
+                                       ring_names[i], BUS_RECORD_RAW, 64, pair->sink),
                  BUS_OK);
-    cr_assert_eq(bus_subscription_maintain(&pair->subscriptions[i], 0), 1, "%s",
-                 bus_error_message());
     cr_assert_eq(bus_backlink_init(&pair->backlinks[i], fixture_directory, "source", entry,
                                    &pair->producers[i]),
                  BUS_OK);
     cr_assert_eq(bus_backlink_maintain(&pair->backlinks[i]), 1, "%s", bus_error_message());
+    cr_assert_eq(bus_subscription_maintain(&pair->subscriptions[i], 0), 1, "%s",
+                 bus_error_message());
     pair->consumers[i] = &pair->subscriptions[i].consumer;
   }
 }
@@ -183,7 +182,8 @@ Test(doorbell, a_consumer_killed_asleep_is_no_longer_waiting_when_it_is_back)
   position->waiting = 1;
   const struct bus_entry *entry = bus_member_entry(pair.source, BUS_OBJECT_RING, "a");
   bus_consumer_init(pair.consumers[0], bus_member_object(pair.source, BUS_OBJECT_RING, "a"), entry,
-                    bus_member_header(pair.source)->instance, position, 0);
+                    bus_member_header(pair.source)->instance, position,
+                    bus_member_header(pair.sink)->instance, 0);
   cr_assert_eq(position->waiting, 0);
   pair_close(&pair);
 }

@@ -40,9 +40,17 @@ static void feed_start(struct feed *feed, const char *name)
                   bus_member_entry(feed->member, BUS_OBJECT_SYMBOLS, "symbols"), &symbol);
 }
 
+/* The consumer joins when this is done. */
+static void feed_connect(struct feed *feed)
+{
+  if (!feed->backlink.neighbour)
+    bus_backlink_maintain(&feed->backlink);
+}
+
 static bool feed_write(struct feed *feed, uint64_t value)
 {
   struct bus_feature *feature = bus_producer_reserve(&feed->producer);
+  feed_connect(feed);
   if (!feature) {
     bus_backlink_maintain(&feed->backlink);
     return false;
@@ -124,6 +132,8 @@ Test(infer_member, answers_every_feature_once_over_kills)
   int kills = 0;
   pid_t child = spawn_infer(&config);
   for (uint64_t step = 0; answered[0] < FEATURES || answered[1] < FEATURES; step++) {
+    feed_connect(&feeds[0]);
+    feed_connect(&feeds[1]);
     random = random * 6364136223846793005u + 1442695040888963407u;
     for (int f = 0; f < 2; f++)
       if (written[f] < FEATURES && feed_write(&feeds[f], written[f] + 1))
@@ -207,6 +217,7 @@ static void leave_remains(struct remains *remains, struct feed *feed,
   while (answered < count) {
     if (written == answered && written < count)
       written += feed_write(feed, written + 1);
+    feed_connect(feed);
     bus_subscription_maintain(&remains->subscription, 0);
     const struct bus_observer *observer = &remains->subscription.observer;
     if (remains->subscription.neighbour &&

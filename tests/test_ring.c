@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #define INSTANCE 77u
+#define CONSUMER 88u /* instance of the consumer's file */
 
 struct ring_case {
   struct bus_entry entry;
@@ -58,8 +59,8 @@ Test(ring, passes_records_in_order_and_fills_up)
     struct ring_case ring;
     struct bus_consumer consumer;
     ring_open(&ring, 8, 64, BUS_POLICY_WAIT, starts[s]);
-    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
-    bus_producer_connect(&ring.producer, &ring.position);
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
     cr_assert_null(bus_consumer_poll(&consumer));
     for (uint64_t i = 0; i < 8; i++)
       cr_assert(write_one(&ring, 100 + i));
@@ -101,8 +102,8 @@ Test(ring, a_successor_continues_after_the_newest_commit)
       struct ring_case ring;
       struct bus_consumer consumer;
       ring_open(&ring, 8, 64, BUS_POLICY_WAIT, starts[s]);
-      bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
-      bus_producer_connect(&ring.producer, &ring.position);
+      bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+      bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
       uint64_t value = 0;
       for (uint64_t i = 0; i < written; i++) {
         cr_assert(write_one(&ring, i));
@@ -118,7 +119,7 @@ Test(ring, a_successor_continues_after_the_newest_commit)
       struct bus_producer successor;
       bus_producer_init(&successor, ring.memory, &ring.entry, INSTANCE);
       cr_assert_eq(successor.next, starts[s] + written);
-      bus_producer_connect(&successor, &ring.position);
+      bus_producer_connect(&successor, &ring.position, CONSUMER);
       ring.producer = successor;
       cr_assert(write_one(&ring, written));
       while (value <= written) {
@@ -155,7 +156,7 @@ Test(ring, impossible_positions_are_counted_and_ignored)
   ring.position.ring_instance = INSTANCE;
   for (size_t i = 0; i < BUS_COUNT_OF(impossible); i++) {
     ring.position.position = impossible[i];
-    bus_producer_connect(&ring.producer, &ring.position);
+    bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
     cr_assert_not(write_one(&ring, 4));
   }
   cr_assert_geq(ring.producer.header->positions_rejected, BUS_COUNT_OF(impossible));
@@ -178,7 +179,7 @@ Test(ring, a_consumer_resumes_and_counts_what_it_missed)
   ring_open(&ring, 8, 64, BUS_POLICY_OVERWRITE, 0);
   for (uint64_t i = 0; i < 6; i++)
     write_one(&ring, i);
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 11);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 11);
   cr_assert_eq(consumer.next, 0);
   cr_assert_eq(ring.position.output_floor, 11);
   for (int i = 0; i < 3; i++) {
@@ -186,12 +187,12 @@ Test(ring, a_consumer_resumes_and_counts_what_it_missed)
     bus_consumer_release(&consumer);
   }
   bus_consumer_publish(&consumer);
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 99);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 99);
   cr_assert_eq(consumer.next, 3);
   cr_assert_eq(ring.position.output_floor, 11, "a resumed position keeps its floor");
   for (uint64_t i = 6; i < 20; i++)
     write_one(&ring, i);
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
   cr_assert_eq(consumer.next, 12);
   cr_assert_eq(ring.position.lost, 9);
   /* Lapped while it runs. */
@@ -202,10 +203,39 @@ Test(ring, a_consumer_resumes_and_counts_what_it_missed)
   cr_assert_eq(ring.position.lost, 9 + 24);
   check_record(&ring, bus_consumer_poll(&consumer), 36);
   /* Another instance of the ring: starts afresh. */
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE + 1, &ring.position, 5);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE + 1, &ring.position, CONSUMER, 5);
   cr_assert_eq(consumer.next, 32);
   cr_assert_eq(ring.position.output_floor, 5);
   free(ring.memory);
+}
+
+/* Killed between any two stores of a skip, its successor counts the lost records once. */
+Test(ring, lost_records_are_counted_once_over_kills)
+{
+  enum { STORES = 5 };
+  for (int done = 0; done <= STORES; done++) {
+    struct ring_case ring;
+    struct bus_consumer consumer;
+    ring_open(&ring, 8, 64, BUS_POLICY_OVERWRITE, 0);
+    ring.position = (struct bus_position){.position = 3, .ring_instance = INSTANCE, .lost = 2};
+    ring.position.skip_to = 3; /* of the skip that lost these two */
+    ring.position.skip_lost = 2;
+    for (uint64_t i = 0; i < 20; i++)
+      write_one(&ring, i);
+    /* What skip_lost stores, in its order, on the way from 3 to 12. */
+    uint64_t *words[STORES] = {&ring.position.skip_to, &ring.position.skip_lost,
+                               &ring.position.skip_to, &ring.position.position,
+                               &ring.position.lost};
+    const uint64_t values[STORES] = {2, 11, 12, 12, 11};
+    for (int i = 0; i < done; i++)
+      *words[i] = values[i];
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    cr_assert_eq(consumer.next, 12);
+    cr_assert_eq(ring.position.lost, 11, "after %d stores", done);
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    cr_assert_eq(ring.position.lost, 11);
+    free(ring.memory);
+  }
 }
 
 Test(ring, observers_see_whole_records_and_count_overruns)
@@ -317,19 +347,20 @@ Test(ring, agrees_with_a_reference_queue)
     struct bus_consumer consumer;
     uint64_t depth = (uint64_t)4 << round % 5;
     ring_open(&ring, depth, 64, BUS_POLICY_WAIT, (uint64_t)0 - (uint64_t)(round * 3));
-    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
-    bus_producer_connect(&ring.producer, &ring.position);
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
     uint64_t written = 0, read = 0, released = 0;
     for (int step = 0; step < 2000; step++) {
       random = random * 6364136223846793005u + 1442695040888963407u;
       switch ((random >> 33) % 8) {
       case 0: /* the producer is replaced */
         bus_producer_init(&ring.producer, ring.memory, &ring.entry, INSTANCE);
-        bus_producer_connect(&ring.producer, &ring.position);
+        bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
         break;
       case 1: /* the consumer is replaced: it goes back to what it published */
         released = ring.position.position - (uint64_t)0 + (uint64_t)(round * 3);
-        bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
+        bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER,
+                          0);
         read = released;
         break;
       case 2:

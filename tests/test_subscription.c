@@ -65,7 +65,7 @@ Test(subscription, joins_in_any_order_and_over_restarts)
   struct bus_member *infer = fixture_member("infer", position_spec, 1, 0);
   struct bus_position *position = bus_member_position(infer, "feed", "features");
   cr_assert_eq(bus_subscription_init(&subscription, fixture_directory, "feed", "features",
-                                     BUS_RECORD_FEATURE, 128, position),
+                                     BUS_RECORD_FEATURE, 128, infer),
                BUS_OK);
   cr_assert_eq(bus_subscription_maintain(&subscription, 0), BUS_ERROR_ABSENT);
 
@@ -109,6 +109,75 @@ Test(subscription, joins_in_any_order_and_over_restarts)
     cr_assert(feed_write(&feed, i));
   cr_assert_not(feed_write(&feed, 59));
   feed_stop(&feed, BUS_STATE_HALT);
+}
+
+/* A consumer whose file was replaced while its producer lives: until the producer has connected the
+ * new file it goes by the old one, and overwrites what lies before the old position. */
+Test(subscription, a_replaced_consumer_waits_for_its_producer)
+{
+  struct feed feed;
+  struct bus_subscription subscription;
+  struct bus_member *infer = fixture_member("infer", position_spec, 1, 0);
+  bus_subscription_init(&subscription, fixture_directory, "feed", "features", BUS_RECORD_FEATURE,
+                        128, infer);
+  feed_start(&feed);
+  cr_assert_eq(bus_subscription_maintain(&subscription, 0), BUS_ERROR_NOT_READY);
+  cr_assert_eq(bus_backlink_maintain(&feed.backlink), 1);
+  cr_assert_eq(bus_subscription_maintain(&subscription, 0), 1);
+  for (uint32_t i = 0; i < 8; i++)
+    cr_assert(feed_write(&feed, i));
+  expect(&subscription, 0, 8);
+  cr_assert(feed_write(&feed, 8)); /* the producer knows of position 8 now */
+
+  bus_subscription_close(&subscription);
+  bus_member_leave(infer, BUS_STATE_HALT);
+  cr_assert_eq(bus_member_delete(fixture_directory, "infer"), BUS_OK);
+  infer = fixture_member("infer", position_spec, 1, 0);
+  bus_subscription_init(&subscription, fixture_directory, "feed", "features", BUS_RECORD_FEATURE,
+                        128, infer);
+  uint64_t *slot =
+      bus_producer_reserve(&feed.producer); /* where record 1 still is, its stamp too */
+  slot[0] = 0xdead;
+  cr_assert_eq(bus_subscription_maintain(&subscription, 0), BUS_ERROR_NOT_READY);
+  cr_assert_not_null(strstr(bus_error_message(), "not connected"));
+  cr_assert_eq(bus_backlink_maintain(&feed.backlink), 1);
+  cr_assert_eq(bus_subscription_maintain(&subscription, 0), 1);
+  expect(&subscription, 8, 9);
+  cr_assert(feed_write(&feed, 9));
+  expect(&subscription, 9, 10);
+
+  /* A dead producer overwrites nothing: all that is there is read. */
+  bus_subscription_close(&subscription);
+  bus_member_leave(infer, BUS_STATE_HALT);
+  cr_assert_eq(bus_member_delete(fixture_directory, "infer"), BUS_OK);
+  feed_stop(&feed, BUS_STATE_RUN);
+  infer = fixture_member("infer", position_spec, 1, 0);
+  bus_subscription_init(&subscription, fixture_directory, "feed", "features", BUS_RECORD_FEATURE,
+                        128, infer);
+  cr_assert_eq(bus_subscription_maintain(&subscription, 0), 1, "%s", bus_error_message());
+  expect(&subscription, 2, 10);
+  bus_subscription_close(&subscription);
+  bus_member_leave(infer, BUS_STATE_HALT);
+}
+
+Test(subscription, refuses_a_ring_that_does_not_hold_back_for_it)
+{
+  static const struct bus_object_spec others[] = {
+      {.type = BUS_OBJECT_POSITION, .name = "features", .peer = "feed"}};
+  struct feed feed;
+  struct bus_subscription subscription;
+  struct bus_member *other = fixture_member("other", others, 1, 0);
+  feed_start(&feed);
+  bus_subscription_init(&subscription, fixture_directory, "feed", "features", BUS_RECORD_FEATURE,
+                        128, other);
+  cr_assert_eq(bus_subscription_maintain(&subscription, 0), BUS_ERROR_INVALID);
+  cr_assert_not_null(strstr(bus_error_message(), "for infer, not for 'other'"), "%s",
+                     bus_error_message());
+  cr_assert_eq(bus_subscription_init(&subscription, fixture_directory, "feed", "none",
+                                     BUS_RECORD_FEATURE, 128, other),
+               BUS_ERROR_INVALID);
+  feed_stop(&feed, BUS_STATE_HALT);
+  bus_member_leave(other, BUS_STATE_HALT);
 }
 
 Test(subscription, refuses_another_record_type)

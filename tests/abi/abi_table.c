@@ -184,6 +184,8 @@ static const struct field position_fields[] = {
     FIELD(bus_position, output_floor, "",
           "the consumer's own: where its output stood when it joined that instance"),
     FIELD(bus_position, waiting, "", "1 while the consumer may be asleep at the bell"),
+    FIELD(bus_position, skip_to, "position", "where the last skip of lost records went"),
+    FIELD(bus_position, skip_lost, "records", "what `lost` is after that skip"),
     FIELD(bus_position, reserved0, "", "0"),
 };
 
@@ -199,6 +201,11 @@ static const struct field ring_header_fields[] = {
     FIELD(bus_ring_header, positions_rejected, "", "impossible consumer positions, ignored"),
     FIELD(bus_ring_header, bell, "", "0: this producer never rings; else odd, moved by each ring"),
     FIELD(bus_ring_header, reserved1, "", "0"),
+    FIELD(bus_ring_header, consumer_instance, "",
+          "`instance` of the file whose position holds this producer back; 0: none"),
+    FIELD(bus_ring_header, consumed, "position",
+          "all before it counted as consumed when that file was connected"),
+    FIELD(bus_ring_header, reserved2, "", "0"),
 };
 
 static const struct field feature_fields[] = {

@@ -97,7 +97,7 @@ static void operate_attach(void)
   struct bus_subscription subscription;
   LAB_CHECK(rig_consumer_new(&member) == BUS_OK, "%s", bus_error_message());
   bus_subscription_init(&subscription, lab_directory, "p", "r", BUS_RECORD_RAW,
-                        rig_spec.record_size, bus_member_position(member, "p", "r"));
+                        rig_spec.record_size, member);
   trace_ready();
   lab_control->inside = 1;
   int status = bus_subscription_maintain(&subscription, 0);

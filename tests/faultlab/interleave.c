@@ -48,7 +48,7 @@ static void pair_producer(void)
   struct bus_position position = {0};
   rig_producer_open(&p);
   position.ring_instance = bus_member_header(p.member)->instance;
-  bus_producer_connect(&p.producer, &position);
+  bus_producer_connect(&p.producer, &position, RIG_CONSUMER_INSTANCE);
   for (uint64_t i = 0; i < PAIR_OPERATIONS; i++) {
     position.position = i;
     begin();

@@ -63,7 +63,7 @@ void rig_consumer_open(struct rig_consumer *side)
   LAB_CHECK(rig_consumer_new(&side->member) == BUS_OK, "consumer: %s", bus_error_message());
   side->position = bus_member_position(side->member, "p", "r");
   LAB_CHECK(bus_subscription_init(&side->subscription, lab_directory, "p", "r", BUS_RECORD_RAW,
-                                  rig_spec.record_size, side->position) == BUS_OK,
+                                  rig_spec.record_size, side->member) == BUS_OK,
             "subscription: %s", bus_error_message());
   bus_subscription_maintain(&side->subscription, 0);
   bus_member_run(side->member);
@@ -215,8 +215,8 @@ void rig_check_images(const struct bus_entry *entry, uint64_t instance, const vo
   struct lab_control before = *lab_control;
   bus_producer_init(&producer, memory, entry, instance);
   check_alone(&producer);
-  bus_producer_connect(&producer, place);
-  bus_consumer_init(&consumer, memory, entry, instance, place, 0);
+  bus_producer_connect(&producer, place, RIG_CONSUMER_INSTANCE);
+  bus_consumer_init(&consumer, memory, entry, instance, place, RIG_CONSUMER_INSTANCE, 0);
   check_resumed(&producer, &consumer, place, truth, rig_lag_max(entry->depth));
   check_observer(entry, memory, producer.next);
   run_laps(&producer, &consumer, entry);

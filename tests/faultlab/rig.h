@@ -8,6 +8,8 @@
 
 #define RIG_RECORD_BYTES_MAX 4096u
 #define RIG_IMAGE_BYTES      65536u
+/* Of the made-up file in which a position lies that is no member's. */
+#define RIG_CONSUMER_INSTANCE 88u
 
 struct rig_spec {
   uint32_t record_size;

@@ -172,7 +172,7 @@ static void relay_open(struct relay *relay)
   check_continued("output lost or repeated", relay->out.next, lab_control->value[VALUE_EMITTED],
                   lab_control->value[VALUE_EMIT_BEGUN]);
   bus_subscription_init(&in->subscription, lab_directory, "p", "r", BUS_RECORD_RAW,
-                        rig_spec.record_size, in->position);
+                        rig_spec.record_size, in->member);
   bus_member_run(in->member);
 }
 

@@ -53,9 +53,9 @@ static void *produce(void *context)
     commit(producer, slot);
 #if MUTANT != 3 /* would load the position rightly */
     if (number % 100 == 0) {
-      bus_producer_connect(producer, NULL);
+      bus_producer_connect(producer, NULL, 0);
       bus_producer_report(producer);
-      bus_producer_connect(producer, &position);
+      bus_producer_connect(producer, &position, 88);
     }
 #endif
   }
@@ -115,8 +115,8 @@ int main(void)
   pthread_t threads[3];
   bus_ring_format(ring, &entry, 0);
   bus_producer_init(&producer, ring, &entry, INSTANCE);
-  bus_consumer_init(&consumer, ring, &entry, INSTANCE, &position, 0);
-  bus_producer_connect(&producer, &position);
+  bus_consumer_init(&consumer, ring, &entry, INSTANCE, &position, 88, 0);
+  bus_producer_connect(&producer, &position, 88);
   race_start(&threads[0], watch, NULL);
   race_start(&threads[1], consume, &consumer);
   race_start(&threads[2], produce, &producer);
