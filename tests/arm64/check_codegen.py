@@ -25,7 +25,9 @@ RULES = {
     "codegen_board_write": r"^l*sF[ls]*sR$",  # odd stamp, B1, fields, B2
     "codegen_board_read": r"^A[ls]*Ls?l$",  # B3, copy, B4, stamp again
     "codegen_doorbell": r"^lFl$",  # D1
-    "bus_producer_refresh": r"A.*A",  # P3, and the instance before it
+    "take_position": r"A.*A",  # the instance, then P3
+    "bus_producer_connect": r"s[ls]*R",  # consumed, then P4
+    "bus_consumer_may_join": r"A",  # C3
     "bus_doorbell_wait": r"A[ls]*sF[^F]*A",  # D3, waiting, D2, the last look
     "bus_doorbell_wake": r"^l*R",  # D4
 }
@@ -53,10 +55,10 @@ def shapes(objdump, path):
                           text=True).stdout
     result, name = {}, None
     for line in text.splitlines():
-        start = re.match(r"[0-9a-f]+ <(\w+)>:", line)
+        start = re.match(r"[0-9a-f]+ <(\w+)(?:\.\w+)*>:", line)
         if start:
-            name = start.group(1)
-            result[name] = ""
+            name = start.group(1)  # of all parts that the compiler cut a function into
+            result.setdefault(name, "")
             continue
         instruction = re.match(r"\s+[0-9a-f]+:\s+(\S+)\s*(.*)", line)
         if instruction and name:
