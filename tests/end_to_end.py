@@ -395,8 +395,54 @@ def test_bench_tick_checks_every_signal():
     assert not [name for name in os.listdir("/dev/shm") if name.startswith("bus-bench.")], "a bus was left behind"
 
 
+def run_ring(*arguments):
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [os.path.join(directory, name) for name in ("out.json", "out.svg")]
+        table, _ = run_bench("ring", "--count", 500, "--depth", 64, "--repeat", 2, "--no-canary", "--no-fifo",
+                             "--json", paths[0], "--svg", paths[1], *arguments)
+        with open(paths[0], encoding="utf-8") as file:
+            report = json.load(file)
+        picture = xml.etree.ElementTree.parse(paths[1]).getroot()
+    assert picture.findall("{http://www.w3.org/2000/svg}polyline"), "nothing is plotted"
+    for found in report["measures"]:
+        if found["group"] == "comparison":
+            assert found["unit"] == "ratio" and found["median"] >= 0, found
+            continue
+        assert found["unit"] == "ns" and len(found["trials"]) == 2 and all(found["trials"]), found
+        assert ("count" in found) == (found["name"] == "paced"), found
+        assert found.get("count", 1024) == 2 * 512, found  # 500 rounded up to whole batches, two repetitions
+    return table, report, {(found["group"], found["name"]) for found in report["measures"]}
+
+
+def test_bench_ring_checks_every_message():
+    need_two_cores()
+    table, report, found = run_ring("--observer", "--rings", "1,4")
+    workloads = ("saturated", "hungry", "rtt", "paced")
+    for size in ("8 B", "64 B", "128 B", "16 KiB"):
+        for workload in workloads:
+            assert (f"signal-bus, {size}", workload) in found, (size, workload)
+            assert (f"signal-bus, idle observer, {size}", workload) in found, (size, workload)
+            assert ("comparison", f"{size}, {workload}: observed / alone") in found, found
+        assert size in table and (f"limit: bare lines, {size}", "saturated") in found, size
+    for rings in ("1 rings", "4 rings"):
+        assert all((f"signal-bus, {rings}, 64 B", workload) in found for workload in workloads if workload != "rtt")
+    # A peer takes part, or the report says that it was not there.
+    absent = " ".join(text for name, text in report["about"].items() if name.startswith("absent"))
+    for peer, label in (("ck_ring", ""), ("DPDK rte_ring", ""), ("boost spsc_queue", ""),
+                        ("moodycamel ReaderWriterQueue", ", threads")):
+        takes_part = all((f"{peer}{label}, 64 B", workload) in found for workload in workloads)
+        assert takes_part != (peer in absent), (peer, absent)
+    _, _, found = run_ring("--mode", "threads", "--size", "128", "--workload", "paced,rtt", "--wait", "tight")
+    assert ("signal-bus, threads, 128 B", "paced") in found and ("signal-bus, threads, 128 B", "rtt") in found
+    assert not [name for name in found if "64 B" in name[0] or name[1] == "hungry"], found
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith("bus-bench.")], "a bus was left behind"
+
+
 def test_bench_refusals_are_named():
     for arguments, status, word in (
+            (["ring", "--size", "12"], 2, "12"), (["ring", "--workload", "lazy"], 2, "lazy"),
+            (["ring", "--depth", "100"], 2, "power of two"), (["ring", "--rings", "1,3"], 2, "powers of two"),
+            (["ring", "--mode", "x"], 2, "processes"), (["ring", "--wait", "x"], 2, "tight"),
             (["none"], 2, "none"), ([], 2, "--help"), (["feed", "--repeat", 0], 2, "repetitions"),
             (["feed", "--market", "usdm"], 2, "--capture"), (["feed", "--model", "x"], 2, "--help"),
             (["tick", "--cores", "1,x"], 2, "core"), (["tick", "extra"], 2, "extra"),
@@ -413,7 +459,7 @@ def test_bench_manual_has_every_option():
         manual = file.read().replace("\\-", "-")
     overview, _ = run_bench("--help")
     names = re.findall(r"^  (\w+)  ", overview, re.MULTILINE)
-    assert {"feed", "tick"} <= set(names), overview
+    assert {"feed", "tick", "ring"} <= set(names), overview
     for name in names:
         text, _ = run_bench(name, "--help")
         options = set(re.findall(r"--[a-z-]*[a-z]", text))

@@ -57,7 +57,8 @@ enum bench_option {
   BENCH_OPTION_NO_CANARY,
   BENCH_OPTION_SMALL_PAGES,
   BENCH_OPTION_HELP,
-  BENCH_OPTION_VERSION
+  BENCH_OPTION_VERSION,
+  BENCH_OPTION_OWN /* and from here on: a benchmark's own, given to its take_option */
 };
 
 /* Fits in front of the terminator of a benchmark's own list. */
@@ -80,6 +81,8 @@ struct bench {
   const char *help;    /* usage and the benchmark's own options */
   const struct option *options;
   uint64_t count_default; /* 0: the benchmark decides */
+  /* Takes one of its own options. NULL: it has none. BUS_OK or BUS_ERROR_INVALID. */
+  int (*take_option)(int option, const char *value);
   /* Measures and reports. BUS_OK or a negative error with a message. */
   int (*run)(const struct bench_options *options);
 };

@@ -319,7 +319,7 @@ static int check_groups(const struct bench_report *report)
   return BUS_OK;
 }
 
-int bench_report_write(const struct bench_report *report, const struct bench_options *options)
+void bench_report_print_head(const struct bench_report *report)
 {
   printf("bus-bench %s\n", report->title);
   for (uint32_t i = 0; i < report->note_count; i++) {
@@ -329,10 +329,20 @@ int bench_report_write(const struct bench_report *report, const struct bench_opt
     printf("%-12.*s %s\n", (int)name_length, name, text);
   }
   print_trials(report);
-  print_values(report);
-  print_histograms(report);
+}
+
+int bench_report_write_files(const struct bench_report *report, const struct bench_options *options)
+{
   int error = options->json_path ? bench_report_write_json(report, options->json_path) : BUS_OK;
   if (!error && options->svg_path)
     error = bench_svg_write(report, options->svg_path);
   return error ? error : check_groups(report);
+}
+
+int bench_report_write(const struct bench_report *report, const struct bench_options *options)
+{
+  bench_report_print_head(report);
+  print_values(report);
+  print_histograms(report);
+  return bench_report_write_files(report, options);
 }

@@ -9,8 +9,8 @@
 #include "shm/histogram.h"
 #include "tools/bench/bench.h"
 
-#define BENCH_GROUPS_MAX   16
-#define BENCH_MEASURES_MAX 64
+#define BENCH_GROUPS_MAX   256
+#define BENCH_MEASURES_MAX 320
 #define BENCH_NOTES_MAX    32
 /* Rejected trials are repeated, up to as many again. */
 #define BENCH_TRIALS_MAX (2 * BENCH_REPEAT_MAX)
@@ -97,6 +97,13 @@ void bench_report_merge(const struct bench_report *report, const struct bench_me
 /* BUS_OK when the files that the options ask for can be written: told before all is measured.
  * Creates them. */
 int bench_report_check_outputs(const struct bench_options *options);
+
+/* What bench_report_write does, in parts, for a benchmark with tables of its own: title, notes and
+ * trials on stdout; */
+void bench_report_print_head(const struct bench_report *report);
+/* the files that the options ask for. */
+int bench_report_write_files(const struct bench_report *report,
+                             const struct bench_options *options);
 
 /* The table on stdout, then the files that the options ask for. BUS_ERROR_AGAIN, after all that,
  * when there is a group of which no trial counts. */

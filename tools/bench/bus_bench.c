@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct bench *const benches[] = {&bench_feed, &bench_tick};
+static const struct bench *const benches[] = {&bench_feed, &bench_tick, &bench_ring};
 
 static const char common_help[] =
     "\n"
@@ -164,7 +164,9 @@ static int parse(const struct bench *bench, struct bench_options *options, int a
       puts("bus-bench (signal-bus) " BUS_VERSION);
       return 1;
     }
-    int error = take_option(options, option, optarg);
+    int error = option >= BENCH_OPTION_OWN && bench->take_option
+                    ? bench->take_option(option, optarg)
+                    : take_option(options, option, optarg);
     if (error)
       return error;
   }
