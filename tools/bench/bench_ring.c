@@ -19,7 +19,7 @@
 #define TABLE_COUNT_MIN     16u
 #define DEPTH_OF_MANY       256u /* least depth of each of several rings */
 #define QUICK_REPEAT        2u
-#define QUICK_DIVISOR       8u
+#define QUICK_DIVISOR       16u
 #define INTERVAL_DEFAULT_NS 1000u
 
 /* What was asked for, beyond struct bench_options. */
@@ -339,10 +339,10 @@ static uint64_t depth_of(const struct ring_entry *entry)
 static uint64_t count_of(const struct run *run, const struct ring_entry *entry)
 {
   static const uint64_t counts[RING_WORKLOADS][RING_SIZES] = {
-      [RING_SATURATED] = {4000000, 4000000, 2000000, 20000},
-      [RING_HUNGRY] = {2000000, 2000000, 1000000, 20000},
-      [RING_ROUND_TRIP] = {500, 500, 500, 100},
-      [RING_PACED] = {100000, 100000, 100000, 10000}};
+      [RING_SATURATED] = {8000000, 8000000, 4000000, 40000},
+      [RING_HUNGRY] = {4000000, 4000000, 2000000, 40000},
+      [RING_ROUND_TRIP] = {1000, 1000, 1000, 200},
+      [RING_PACED] = {200000, 200000, 200000, 20000}};
   uint64_t count = counts[entry->workload][entry->size];
   if (run->options.count)
     return entry->workload == RING_ROUND_TRIP ? 1 + run->options.count / RING_RUNS
@@ -546,7 +546,7 @@ const struct bench bench_ring = {
         "                      powers of two, which messages of 64 bytes go round\n"
         "  --count N           messages of each measurement (default: by size and workload)\n"
         "  --interval N        between paced messages (default 1000; of 16384 bytes ten times)\n"
-        "  --quick             an eighth of the messages and 2 repetitions: about 20 s\n"
+        "  --quick             a sixteenth of the messages and 2 repetitions: about 25 s\n"
         "  --cores A,B         producer and consumer (default: the first two allowed)\n"
         "  --directory DIR     where the bus is made (default /dev/shm)\n"
         "  --small-pages       do not ask for huge pages\n",

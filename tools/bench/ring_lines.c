@@ -58,10 +58,10 @@ static BUS_ALWAYS_INLINE uint64_t push_block(struct lines *lines, const uint64_t
       return 0;
   }
   uint64_t *to = message_at(lines, number & lines->mask, words);
-  for (uint64_t i = 0; i < BLOCK(words) * words; i++) {
-    if (i % 8 == 0)
-      bus_prefetch_for_write(&to[i + 16]);
-    to[i] = messages[i];
+  for (uint64_t i = 0; i < BLOCK(words); i++, to += words, messages += words) {
+    if (BLOCK(words) > 1)
+      bus_prefetch_for_write(to + 16);
+    memcpy(to, messages, words * sizeof *to);
   }
   BUS_STORE_RELEASE(&lines->filled, number + BLOCK(words));
   return BLOCK(words);

@@ -93,7 +93,7 @@ void channel_delete(void *memory, ring_size size)
 
 } // namespace
 
-const ring_contestant ring_readerwriter = {"moodycamel ReaderWriterQueue",
+const ring_contestant ring_readerwriter = {"ReaderWriterQueue",
                                            false,
                                            false,
                                            channel_bytes,
