@@ -223,13 +223,18 @@ static BUS_ALWAYS_INLINE uint64_t consume(struct bus_consumer *consumer, struct 
   return 1;
 }
 
-/* Ring after ring, whether there was something in the last one or not. */
+/* Ring after ring, once around at most: as in a member's loop, what was in vain is a whole round.
+ */
 static BUS_ALWAYS_INLINE uint64_t sweep(struct sweep *sweep, struct ring_check *check,
                                         uint64_t words)
 {
-  struct bus_consumer *consumer = sweep->consumers[sweep->ring];
-  sweep->ring = (sweep->ring + 1) & sweep->mask;
-  return consume(consumer, check, words);
+  for (uint32_t polled = 0; polled <= sweep->mask; polled++) {
+    struct bus_consumer *consumer = sweep->consumers[sweep->ring];
+    sweep->ring = (sweep->ring + 1) & sweep->mask;
+    if (consume(consumer, check, words))
+      return 1;
+  }
+  return 0;
 }
 
 #define DEFINE_SIZE(words)                                                                         \
