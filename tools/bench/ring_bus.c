@@ -107,8 +107,7 @@ static int describe_ties(struct party *party, const struct ring_side *side)
     if (!error && sends(trial, (enum ring_role) !side->role)) {
       const char *name = party->names[!side->role][i];
       error = bus_subscription_init(&party->subscriptions[i], trial->directory, peer, name,
-                                    BUS_RECORD_RAW, record_size(trial),
-                                    bus_member_position(party->member, peer, name));
+                                    BUS_RECORD_RAW, record_size(trial), party->member);
     }
   }
   return error;
