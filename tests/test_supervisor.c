@@ -1,14 +1,38 @@
 #include "tools/supervisor.h"
 #include "tests/bus_fixture.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 
-#define WAIT_S 120 /* for what must happen, however slow the machine */
+#define TEST_S 60 /* for all that a test waits for, however slow the machine */
 
 /* ---- the members: this program again ---- */
+
+/* The reading end of a pipe whose writing end only the test holds: it is at its end when the test
+ * is gone, however it went. Members inherit it. */
+#define LIFELINE_FD 200
+
+static bool is_test_gone(int wait_ms)
+{
+  struct pollfd lifeline = {.fd = LIFELINE_FD};
+  return poll(&lifeline, 1, wait_ms) != 0;
+}
+
+/* Leaves a process in its group, and ends. */
+static int be_parent(void)
+{
+  pid_t left = fork();
+  if (left == 0)
+    _exit(is_test_gone(-1));
+  printf("left %d behind\n", (int)left);
+  fflush(stdout);
+  return left > 0 ? 0 : 1;
+}
 
 /* As a bus member NAME: "run" until SIGTERM, "deaf" to it, or for ever in state "boot". */
 static int be_member(const char *name, const char *how)
@@ -28,10 +52,8 @@ static int be_member(const char *name, const char *how)
   }
   if (strcmp(how, "boot") != 0)
     bus_member_run(member);
-  while (!bus_loop_stop_requested()) {
+  while (!bus_loop_stop_requested() && !is_test_gone(1))
     bus_member_heartbeat(member, bus_clock_monotonic_ns());
-    usleep(1000);
-  }
   bus_member_leave(member, BUS_STATE_HALT);
   return 0;
 }
@@ -40,7 +62,7 @@ static int be_member(const char *name, const char *how)
 __attribute__((constructor)) static void begin(int argc, char **argv)
 {
   if (argc == 4 && !strcmp(argv[1], "member"))
-    _exit(be_member(argv[2], argv[3]));
+    _exit(!strcmp(argv[3], "parent") ? be_parent() : be_member(argv[2], argv[3]));
 }
 
 #define MEMBER(how) "command = /proc/self/exe member %{name} " how "\n"
@@ -50,24 +72,16 @@ __attribute__((constructor)) static void begin(int argc, char **argv)
 static struct bus_config config;
 static char log_path[300];
 static char log_text[1 << 16];
+static size_t log_begin; /* of the latest supervisor's lines */
+static int lifeline_fd;  /* the writing end */
+static time_t end_s;     /* of the test's time, CLOCK_MONOTONIC */
 
-static pid_t start(const char *ini, int start_timeout_s)
+static bool is_time_left(void)
 {
-  cr_assert_eq(bus_config_parse(ini, strlen(ini), "t.ini", &config), BUS_OK, "%s",
-               bus_error_message());
-  snprintf(log_path, sizeof log_path, "%s.log", fixture_directory);
-  struct bus_supervisor_options options = {
-      .directory = fixture_directory, .config_file = "t.ini", .start_timeout_s = start_timeout_s};
-  pid_t pid = fork();
-  cr_assert_geq(pid, 0);
-  if (pid == 0) {
-    options.log = fopen(log_path, "ae");
-    int error = options.log ? bus_supervisor_run(&config, &options) : BUS_ERROR_IO;
-    fprintf(options.log, "result %d: %s\n", error, error ? bus_error_message() : "");
-    fclose(options.log);
-    _exit(error ? -error : 0);
-  }
-  return pid;
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  usleep(1000);
+  return now.tv_sec < end_s;
 }
 
 static const char *read_log(void)
@@ -80,13 +94,49 @@ static const char *read_log(void)
   return log_text;
 }
 
+#define UNTIL(condition)                                                                           \
+  while (!(condition))                                                                             \
+  cr_assert(is_time_left(), "never: " #condition ", in:\n%s", read_log())
+
+/* Dies with the test, and holds nothing of the test's: what Criterion reads from would otherwise
+ * stay open as long as a child lives. Its own output and its members' go to the log. */
+static void detach_from_test(pid_t test)
+{
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != test ||
+      close_range(3, LIFELINE_FD - 1, 0) != 0 || close_range(LIFELINE_FD + 1, ~0u, 0) != 0)
+    _exit(126);
+  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (dup2(null, STDIN_FILENO) < 0 || dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0)
+    _exit(126);
+}
+
+static pid_t start(const char *ini, int start_timeout_s)
+{
+  cr_assert_eq(bus_config_parse(ini, strlen(ini), "t.ini", &config), BUS_OK, "%s",
+               bus_error_message());
+  struct bus_supervisor_options options = {.directory = fixture_directory,
+                                           .config_file = "t.ini",
+                                           .start_timeout_s = start_timeout_s,
+                                           .log = stderr};
+  log_begin = strlen(read_log());
+  pid_t test = getpid(), pid = fork();
+  cr_assert_geq(pid, 0);
+  if (pid == 0) {
+    detach_from_test(test);
+    int error = bus_supervisor_run(&config, &options);
+    fprintf(stderr, "result %d: %s\n", error, error ? bus_error_message() : "");
+    _exit(error ? -error : 0);
+  }
+  return pid;
+}
+
+/* Fails at once when the supervisor has ended without it. */
 static void wait_for_log(const char *text)
 {
-  time_t end = time(NULL) + WAIT_S;
-  while (!strstr(read_log(), text)) {
-    cr_assert_lt(time(NULL), end, "no '%s' in:\n%s", text, log_text);
-    usleep(2000);
-  }
+  while (!strstr(read_log() + log_begin, text))
+    cr_assert(is_time_left() && !strstr(log_text + log_begin, "\nresult "), "no '%s' in:\n%s", text,
+              log_text);
 }
 
 /* These, in this order. */
@@ -104,6 +154,14 @@ static void expect_log(const char *const *texts, size_t count)
   expect_log((const char *const[]){__VA_ARGS__},                                                   \
              sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
 
+static unsigned count_in_log(const char *text)
+{
+  unsigned count = 0;
+  for (const char *at = read_log(); (at = strstr(at, text)) != NULL; at += strlen(text))
+    count++;
+  return count;
+}
+
 static void reject_log(const char *text)
 {
   cr_assert_null(strstr(read_log(), text), "'%s' in:\n%s", text, log_text);
@@ -113,11 +171,7 @@ static void reject_log(const char *text)
 static int finish(pid_t pid)
 {
   int status;
-  time_t end = time(NULL) + WAIT_S;
-  while (waitpid(pid, &status, WNOHANG) == 0) {
-    cr_assert_lt(time(NULL), end, "does not end:\n%s", read_log());
-    usleep(2000);
-  }
+  UNTIL(waitpid(pid, &status, WNOHANG) == pid);
   cr_assert(WIFEXITED(status), "status %x:\n%s", (unsigned)status, read_log());
   return -WEXITSTATUS(status);
 }
@@ -171,13 +225,44 @@ static const char *supervisor_text(const char *name)
   return text;
 }
 
+static void set_up(void)
+{
+  int ends[2];
+  struct timespec now;
+  fixture_create();
+  snprintf(log_path, sizeof log_path, "%s.log", fixture_directory);
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  end_s = now.tv_sec + TEST_S;
+  /* What a supervisor leaves behind becomes this process's child. */
+  cr_assert_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  cr_assert_eq(pipe2(ends, O_CLOEXEC), 0);
+  cr_assert_eq(dup2(ends[0], LIFELINE_FD), LIFELINE_FD);
+  close(ends[0]);
+  lifeline_fd = ends[1];
+}
+
+static void kill_children(void)
+{
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+  FILE *file = fopen(path, "re");
+  for (int pid; file && fscanf(file, "%d", &pid) == 1;)
+    kill(pid, SIGKILL);
+  if (file)
+    fclose(file);
+}
+
+/* Runs after a failed assertion too. A child's children come to this process when it has died. */
 static void clean_up(void)
 {
+  for (end_s += TEST_S; waitpid(-1, NULL, WNOHANG) >= 0 && is_time_left();)
+    kill_children();
+  close(lifeline_fd);
   unlink(log_path);
   fixture_remove();
 }
 
-TestSuite(supervisor, .init = fixture_create, .fini = clean_up, .timeout = 300);
+TestSuite(supervisor, .init = set_up, .fini = clean_up, .timeout = 5.0 * TEST_S);
 
 /* ---- start and stop ---- */
 
@@ -264,8 +349,10 @@ Test(supervisor, a_second_one_is_refused_and_harms_nothing)
 {
   pid_t pid = start("[a]\n" MEMBER("run"), 0);
   wait_for_log("all 1 members started");
-  cr_assert_eq(finish(start("[b]\n" MEMBER("run"), 0)), BUS_ERROR_BUSY);
+  pid_t second = start("[b]\n" MEMBER("run"), 0);
+  UNTIL(strstr(read_log(), "b: started") || strstr(log_text, "result "));
   reject_log("b: started");
+  cr_assert_eq(finish(second), BUS_ERROR_BUSY);
   char holder[32];
   snprintf(holder, sizeof holder, "%d", (int)pid);
   EXPECT_LOG("result -7: ", holder);
@@ -281,18 +368,15 @@ Test(supervisor, restarts_a_member_that_was_killed)
   pid_t pid = start("[a]\n" MEMBER("run") "[b]\n" MEMBER("run") "restart_backoff_ms = 1\n", 0);
   wait_for_log("all 2 members started");
   for (uint64_t epoch = 1; epoch <= 3; epoch++) {
-    char text[64];
     struct bus_member_header live = look("b");
     cr_assert_eq(live.epoch, epoch);
     cr_assert_eq(live.state, BUS_STATE_RUN);
     cr_assert_eq(kill((pid_t)live.pid, SIGKILL), 0);
-    snprintf(text, sizeof text, "(restart %u)", (unsigned)epoch);
-    wait_for_log(text);
-    while (look("b").epoch == epoch || look("b").state != BUS_STATE_RUN)
-      usleep(1000);
+    UNTIL(look("b").epoch > epoch && look("b").state == BUS_STATE_RUN);
   }
-  EXPECT_LOG("b: killed by signal 9 (Killed)", "restart 1 in 1 ms", "b: restarted",
-             "restart 2 in 2 ms", "b: restarted", "restart 3 in 4 ms");
+  UNTIL(count_in_log(": restarted, pid") == 3);
+  EXPECT_LOG("b: killed by signal 9 (Killed)", "restart 1 in 1 ms", "b: restarted", "(restart 1)",
+             "restart 2 in 2 ms", "(restart 2)", "restart 3 in 4 ms", "(restart 3)");
   cr_assert_eq(look("a").epoch, 1);
   cr_assert_eq(counter("restarts.b"), 3);
   cr_assert_eq(counter("starts.b"), 4);
@@ -306,7 +390,7 @@ Test(supervisor, the_backoff_doubles_up_to_its_limit)
   pid_t pid = start("[a]\ncommand = sh -c 'exit 7'\nstart_wait = none\nrestart_backoff_ms = 1\n"
                     "restart_backoff_ms_max = 4\n",
                     0);
-  wait_for_log("restart 5 in 4 ms");
+  UNTIL(count_in_log("exited with status 7") >= 5);
   EXPECT_LOG("exited with status 7", "restart 1 in 1 ms", "restart 2 in 2 ms", "restart 3 in 4 ms",
              "restart 4 in 4 ms", "restart 5 in 4 ms");
   cr_assert_eq(stop(pid), BUS_ERROR_IO);
@@ -319,8 +403,7 @@ Test(supervisor, while_it_waits_its_text_says_restart)
                     "restart_backoff_ms_max = 3600000\n",
                     0);
   wait_for_log("restart 1 in");
-  while (strcmp(supervisor_text("state.a"), "restart 1 in 3600000 ms; exited with status 1"))
-    usleep(1000);
+  UNTIL(!strcmp(supervisor_text("state.a"), "restart 1 in 3600000 ms; exited with status 1"));
   cr_assert_eq(stop(pid), BUS_ERROR_IO);
   cr_assert_str_eq(supervisor_text("state.a"), "ended; not started again, because the bus stops");
 }
@@ -356,33 +439,20 @@ Test(supervisor, essential_on_failure_ends_it_only_then)
   EXPECT_LOG("stopping: b is essential and has failed", "a: stopping");
 }
 
+/* The first deadly signal decides what a process died of: this one only when the supervisor sent
+ * none. */
 Test(supervisor, what_a_member_left_in_its_group_dies_with_it)
 {
-  char ini[400], path[300], number[32] = "";
-  snprintf(path, sizeof path, "%s.pid", fixture_directory);
-  snprintf(ini, sizeof ini,
-           "[a]\nrestart = never\nstart_wait = none\n"
-           "command = sh -c 'sleep 1000 & echo $! >%s'\n",
-           path);
-  cr_assert_eq(finish(start(ini, 0)), BUS_OK, "%s", read_log());
-  FILE *file = fopen(path, "re");
-  cr_assert_not_null(file);
-  cr_assert_not_null(fgets(number, sizeof number, file));
-  fclose(file);
-  unlink(path);
-  pid_t left = (pid_t)atoi(number);
-  cr_assert_gt(left, 1);
-  /* Until whoever inherited it has waited for it. */
-  char stat[64], state = 'R';
-  for (snprintf(stat, sizeof stat, "/proc/%d/stat", (int)left); state != 'Z';) {
-    file = fopen(stat, "re");
-    if (!file)
-      break;
-    if (fscanf(file, "%*d %*s %c", &state) != 1)
-      state = 'Z';
-    fclose(file);
-    usleep(1000);
-  }
+  int left, status;
+  cr_assert_eq(finish(start("[a]\nrestart = never\nstart_wait = none\n" MEMBER("parent"), 0)),
+               BUS_OK, "%s", read_log());
+  const char *line = strstr(read_log(), "left ");
+  cr_assert_not_null(line, "%s", log_text);
+  cr_assert_eq(sscanf(line, "left %d behind", &left), 1);
+  kill(left, SIGUSR1);
+  UNTIL(waitpid(left, &status, WNOHANG) == left);
+  cr_assert(WIFSIGNALED(status));
+  cr_assert_eq(WTERMSIG(status), SIGKILL, "it lived on");
 }
 
 /* ---- what does not stop ---- */
@@ -405,7 +475,8 @@ Test(supervisor, a_second_signal_kills_all_at_once)
                     0);
   wait_for_log("all 2 members started");
   kill(pid, SIGINT);
-  wait_for_log("b: stopping");
+  wait_for_log(": stopping, pid");
+  reject_log("a: stopping");
   cr_assert_eq(stop(pid), BUS_ERROR_IO);
   EXPECT_LOG("stopping: Interrupt", "Terminated again: killing all at once", "result -10: 2 of 2");
   reject_log("a: stopping");
@@ -431,9 +502,8 @@ Test(supervisor, its_members_end_when_it_is_killed)
   pid_t pid = start("[a]\n" MEMBER("run") "[b]\n" MEMBER("run"), 0);
   wait_for_log("all 2 members started");
   cr_assert_eq(kill(pid, SIGKILL), 0);
-  cr_assert_eq(waitpid(pid, NULL, 0), pid);
-  while (is_held("a") || is_held("b"))
-    usleep(1000);
+  UNTIL(waitpid(pid, NULL, WNOHANG) == pid);
+  UNTIL(!is_held("a") && !is_held("b"));
   cr_assert_eq(look("a").state, BUS_STATE_HALT);
   /* And a new one takes the bus over. */
   pid = start("[a]\n" MEMBER("run"), 0);
