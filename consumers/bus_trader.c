@@ -58,6 +58,7 @@ struct trader {
   bool observe_only;
   bool from_oldest;
   bool table;
+  bool table_begun;
   struct bus_member *member;
   struct bus_loop loop;
   struct bus_subscription signals;
@@ -151,7 +152,7 @@ static void print_board(const struct bus_neighbour *infer, const struct bus_entr
     for (char *c = symbol.name; *c; c++) /* from a neighbour: nothing that steers the terminal */
       if (*c < ' ' || *c > '~')
         *c = '?';
-    printf("  %-14s %-12s %-5s %3u %%  target %16.8f  age %8.1f ms%s\033[K\n", symbol.name,
+    printf("  %-12s %-10s %-4s %3u %%  target %15.8f  age %8.1f ms%s\033[K\n", symbol.name,
            board->name, names[signal.direction + 1], signal.confidence,
            scaled(signal.target_price, symbol.price_exponent),
            (double)(int64_t)(now_ns - signal.timestamp_ns) / 1e6,
@@ -165,14 +166,16 @@ static void print_table(struct trader *trader)
   const struct bus_histogram *total = trader->stages[STAGE_TOTAL];
   uint64_t now_ns = trader->loop.now_ns, signals = *trader->signals_counter;
   double seconds = (double)(now_ns - trader->last_table_ns) / 1e9;
-  printf("\033[H\033[2Jbus %s   %" PRIu64
-         " signals, %.0f/s   tick -> signal p50 %.1f us, p99 %.1f us   lost %" PRIu64 "\n\n",
-         trader->options.directory, signals,
-         (double)(signals - trader->last_table_signals) / seconds,
+  /* Drawn over the one before: clearing each time would flicker, and some terminals keep what was
+   * cleared in their history. */
+  printf("%s\033[Hbus %s\033[K\n%" PRIu64 " signals, %.0f/s, %" PRIu64
+         " lost\033[K\ntick -> signal: p50 %.1f us, p99 %.1f us\033[K\n\033[K\n",
+         trader->table_begun ? "" : "\033[H\033[2J", trader->options.directory, signals,
+         (double)(signals - trader->last_table_signals) / seconds, *trader->signals_lost,
          (double)bus_histogram_quantile(total, 0.5) / 1e3,
-         (double)bus_histogram_quantile(total, 0.99) / 1e3, *trader->signals_lost);
+         (double)bus_histogram_quantile(total, 0.99) / 1e3);
   if (!trader->signals.neighbour)
-    printf("  waiting: %s\n", bus_error_message());
+    printf("  waiting: %s\033[K\n", bus_error_message());
   int rows = 0;
   const struct bus_entry *entry;
   for (uint32_t i = 0; trader->signals.neighbour &&
@@ -180,7 +183,9 @@ static void print_table(struct trader *trader)
        i++)
     if (entry->type == BUS_OBJECT_BOARD)
       print_board(trader->signals.neighbour, entry, now_ns, &rows);
+  fputs("\033[K\n\033[J", stdout); /* what comes after the last table stands apart */
   fflush(stdout);
+  trader->table_begun = true;
   trader->last_table_ns = now_ns;
   trader->last_table_signals = signals;
 }

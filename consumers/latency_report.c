@@ -2,18 +2,25 @@
 
 static const double quantiles[] = {0.5, 0.9, 0.99, 0.999, 1.0};
 
+/* With the decimals that six characters have room for: a whole line stays below 80. */
+static void put_us(FILE *file, uint64_t ns)
+{
+  double us = (double)ns / 1000.0;
+  fprintf(file, " %6.*f", us < 999.995 ? 2 : us < 9999.95 ? 1 : 0, us);
+}
+
 void bus_latency_report_text(FILE *file, const struct bus_latency_stage *stages, size_t count)
 {
-  fprintf(file, "%-40s %9s %9s %9s %9s %9s %10s\n", "stage (us)", "p50", "p90", "p99", "p99.9",
+  fprintf(file, "%-34s %6s %6s %6s %6s %6s %9s\n", "stage (us)", "p50", "p90", "p99", "p99.9",
           "max", "count");
   for (size_t i = 0; i < count; i++) {
     const struct bus_histogram *histogram = stages[i].histogram;
     if (histogram->count == 0)
       continue;
-    fprintf(file, "%-40s", stages[i].name);
+    fprintf(file, "%-34s", stages[i].name);
     for (size_t q = 0; q < BUS_COUNT_OF(quantiles); q++)
-      fprintf(file, " %9.2f", (double)bus_histogram_quantile(histogram, quantiles[q]) / 1000.0);
-    fprintf(file, " %10llu\n", (unsigned long long)histogram->count);
+      put_us(file, bus_histogram_quantile(histogram, quantiles[q]));
+    fprintf(file, " %9llu\n", (unsigned long long)histogram->count);
   }
 }
 

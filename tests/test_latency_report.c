@@ -17,7 +17,20 @@ Test(latency_report, writes_text_and_json)
   fclose(file);
   cr_assert_not_null(strstr(text, "first"));
   cr_assert_null(strstr(text, "nothing"));
-  cr_assert_not_null(strstr(text, "   100.00        100\n"));
+  cr_assert_not_null(strstr(text, " 100.00       100\n"));
+  for (const char *line = text; *line; line = strchr(line, '\n') + 1)
+    cr_assert_lt(strcspn(line, "\n"), 80, "wraps: %s", line);
+  free(text);
+  static struct bus_histogram slow; /* up to a second, and the longest name */
+  bus_histogram_record(&slow, 9999000);
+  bus_histogram_record(&slow, 999000000);
+  slow.count = 999999999;
+  const struct bus_latency_stage wide = {"tick received -> feature published", &slow};
+  file = open_memstream(&text, &size);
+  bus_latency_report_text(file, &wide, 1);
+  fclose(file);
+  for (const char *line = text; *line; line = strchr(line, '\n') + 1)
+    cr_assert_lt(strcspn(line, "\n"), 80, "wraps: %s", line);
   free(text);
   file = open_memstream(&text, &size);
   bus_latency_report_json(file, stages, 2);
