@@ -25,7 +25,7 @@ import traceback
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
 MODEL = os.path.join(SOURCE, "kernels", "models", "default.model")
-WAIT_S = 60  # for what must happen, however slow the machine
+WAIT_S = 240  # for what must happen, however slow the machine
 SYSTEMD_VERBS = ("list status monitor capture tree introspect call emit wait get-property set-property "
                  "help").split()
 ENVIRONMENT = dict(os.environ, LC_ALL="C.UTF-8", PATH=":".join(
@@ -33,18 +33,22 @@ ENVIRONMENT = dict(os.environ, LC_ALL="C.UTF-8", PATH=":".join(
 ENVIRONMENT.pop("SIGNAL_BUS", None)
 NOBODY = 65534
 
+PATIENCE = """start_timeout_ms = 600000
+stop_timeout_ms = 600000
+"""
+
 CHAIN = f"""
 [feed]
 command = bus-feed --name %{{name}} --synthetic --symbols 4
 restart_backoff_ms = 20
-[infer]
+{PATIENCE}[infer]
 command = bus-infer --name %{{name}} --feed feed --engine scalar
     --model "%{{bus}}.model"
 restart_backoff_ms = 20
-[trader]
+{PATIENCE}[trader]
 command = bus-trader --table never
 restart_backoff_ms = 20
-"""
+{PATIENCE}"""
 
 
 class Skip(Exception):
@@ -68,6 +72,10 @@ def until(what, condition):
             return value
         time.sleep(0.01)
     raise AssertionError(f"never: {what}")
+
+
+def down(directory, *arguments):
+    return busctl("down", "--timeout", WAIT_S, "--bus", directory, *arguments)
 
 
 class Bus:
@@ -308,9 +316,10 @@ def a_chain_is_started_restarted_and_stopped():
         in_order(bus.log(), "feed: started", "infer: started", "trader: started", "all 3 members started")
         members = bus.info()
         assert sorted(members) == ["busctl", "feed", "infer", "trader"]
-        for name, member in members.items():
-            assert (member["status"], member["state"], member["epoch"], member["next_step"]) == \
-                ("alive", "run", 1, None), member
+        for name in members:  # one that got no processor for a while is stalled
+            member = until(f"{name} is seen alive", lambda: (lambda member: member if member["status"] == "alive"
+                                                             else None)(bus.info()[name]))
+            assert (member["state"], member["epoch"], member["next_step"]) == ("run", 1, None), member
         assert members["busctl"]["kind"] == "supervisor" and members["busctl"]["pid"] == supervisor.pid
         for name in ("feed", "infer", "trader"):
             until(f"{name} runs after its restart", lambda: bus.info()[name]["state"] == "run")
@@ -319,6 +328,7 @@ def a_chain_is_started_restarted_and_stopped():
             after = until(f"{name} restarted", lambda: (lambda member: member if member["epoch"] > before["epoch"]
                                                         and member["status"] == "alive" else None)(bus.info()[name]))
             assert after["epoch"] == before["epoch"] + 1 and after["pid"] != before["pid"], after
+            until("the log tells", lambda: f"{name}: restarted, pid {after['pid']}" in bus.log())
             in_order(bus.log(), f"{name}: killed by signal 9", f"{name}: restarted, pid {after['pid']}")
         until("all run again", lambda: all(member["state"] == "run" for member in bus.info().values()))
         counters = {counter["name"]: counter["value"] for counter in bus.info()["busctl"]["counters"]}
@@ -329,7 +339,7 @@ def a_chain_is_started_restarted_and_stopped():
         # Another one on the same bus.
         err = busctl("up", os.path.join(bus.root, "bus.ini"), "--bus", bus.directory, status=1)[1]
         assert str(supervisor.pid) in err, err
-        out = busctl("down", "--bus", bus.directory)[0]
+        out = down(bus.directory)[0]
         in_order(out, f"supervisor, pid {supervisor.pid}: asked to stop", f"bus {bus.directory}: down")
         finish(supervisor)
         in_order(bus.log(), "stopping: Terminated", "trader: stopping", "trader: exited with status 0",
@@ -442,7 +452,7 @@ def down_waits_and_gives_up():
         out, err = busctl("down", "--timeout", "1", "--bus", bus.directory, status=1)
         in_order(out, "asked to stop", "waiting for:", f"busctl: alive, pid {supervisor.pid}")
         assert f"a second signal to the supervisor, pid {supervisor.pid}, kills the members at once" in err
-        busctl("down", "--bus", bus.directory)
+        down(bus.directory)
         finish(supervisor, 1)
         in_order(bus.log(), "a: stopping", "Terminated again: killing all at once", "a: killed by signal 9")
 
@@ -452,15 +462,17 @@ def the_example_that_ships_works():
         with open(os.path.join(SOURCE, "tools", "signal-bus.ini")) as file:
             text = file.read()
         assert text.count("--feed feed\n") == 1
-        # The only change: the model is not installed yet.
-        supervisor = bus.up(text.replace("--feed feed\n", "--feed feed --model %{bus}.model\n"))
+        # The only changes: the model is not installed yet, and the machine may be slow.
+        supervisor = bus.up(re.sub(r"^(start|stop)_timeout_ms.*\n", "", text, flags=re.M)
+                            .replace("--feed feed\n", "--feed feed --model %{bus}.model\n")
+                            .replace("\nrestart = ", f"\n{PATIENCE}restart = "))
         members = bus.info()
         assert sorted(members) == ["busctl", "feed", "infer", "trader"]
         for name in ("feed", "infer", "trader"):
             section = text[text.index(f"[{name}]"):]
             assert all(f"\n{key} = " in section.split("\n[")[0] for key in ("core", "numa_node", "restart"))
         until("signals", lambda: [c["value"] for c in bus.info()["trader"]["counters"] if c["name"] == "signals"][0])
-        busctl("down", "--bus", bus.directory)
+        down(bus.directory)
         finish(supervisor)
 
 
@@ -513,13 +525,15 @@ def info_and_top_are_valid_and_agree():
         assert "\x1b" not in text
         in_order(text, f"bus {bus.directory}", "MEMBER", "feed", "infer", "trader", "RING", "feed/features",
                  "infer/signals", "LATENCY", "trader/total_ns [ns]", "COUNTER that changed", "trader/signals")
-        busctl("down", "--bus", bus.directory)
+        down(bus.directory)
         finish(supervisor)
 
 
 def read_terminal(master, process):
     data = b""
+    end = time.monotonic() + WAIT_S
     while True:
+        assert time.monotonic() < end, data.decode(errors="replace")
         if select.select([master], [], [], 0.05)[0]:
             try:
                 more = os.read(master, 65536)
@@ -552,8 +566,8 @@ def top_fits_any_terminal():
                 assert len(lines) <= rows, (rows, lines)
                 assert all(len(line) <= columns for line in lines), (columns, lines)
                 if (rows, columns) == (60, 200):
-                    assert any(re.match(r"trader +trader +alive +run", line) for line in lines), lines
-        busctl("down", "--bus", bus.directory)
+                    assert any(re.match(r"trader +trader +(alive|stalled) +run", line) for line in lines), lines
+        down(bus.directory)
         finish(supervisor)
 
 
@@ -561,14 +575,9 @@ def top_goes_on_while_members_come_and_go():
     with Bus() as bus:
         top = bus.start(BUSCTL, "top", "--json", "--interval-ms", "20", "--bus", bus.directory,
                         stderr=subprocess.PIPE)
-        views = []
 
         def view(what, condition):
-            while True:
-                views.append(json.loads(top.stdout.readline()))
-                members = {m["name"]: m for m in views[-1]["members"]}
-                if condition(members):
-                    return members
+            until(what, lambda: condition({m["name"]: m for m in json.loads(top.stdout.readline())["members"]}))
         view("empty", lambda members: not members)
         feed = bus.start("bus-feed", "--bus", bus.directory, "--policy", "overwrite")
         view("alive", lambda members: members.get("feed", {}).get("state") == "run")
@@ -598,30 +607,41 @@ def top_goes_on_while_members_come_and_go():
 # ---- quickstart ----
 
 def quickstart(bus, *arguments, **options):
+    """On a bus of its own, so that others may run theirs."""
+    ENVIRONMENT.update(SIGNAL_BUS_BUILD=BUILD, SIGNAL_BUS_QUICKSTART=bus.directory + "-quick")
     process = bus.start(os.path.join(SOURCE, "tools", "quickstart"), *arguments, stderr=subprocess.PIPE,
                         **options)
     return process
 
 
 REPORT = "tick received -> signal visible"
+MISSED = r"(?m)^quickstart: the trader missed [1-9]\d* signals; "
+
+
+def member_of(directory, name):
+    return json.loads(busctl("info", "--json", "--bus", directory, name)[0])["members"][0]
+
+
+def counter_of(directory, member, name):
+    return next(c["value"] for c in member_of(directory, member)["counters"] if c["name"] == name)
 
 
 def quickstart_ends_with_its_source():
-    ENVIRONMENT["SIGNAL_BUS_BUILD"] = BUILD
     with Bus() as bus:
         process = quickstart(bus, "--seconds", "1")
         out, err = process.communicate(timeout=WAIT_S)
-        assert process.returncode == 0, out + err
+        missed = re.search(MISSED, err)  # with so little time, on a machine that stands still
+        assert process.returncode == (1 if missed else 0), out + err
         assert out.count(REPORT) == 1 and re.search(r"^[1-9]\d* signals: ", out, re.M), out
         # Which of feed and trader the supervisor sees first is chance: the trader ends on the feed's last record.
-        for name in ("feed", "trader", "infer"):
-            in_order(err, f"{name}: started", f"{name}: exited with status 0", "directory removed")
-        in_order(err, "trader: exited with status 0", "infer: stopping")
-        assert not os.path.exists(f"/dev/shm/signals-quickstart-{os.getuid()}")
+        ends = {"feed": 0, "trader": 3 if missed else 0, "infer": 0}
+        for name, status in ends.items():
+            in_order(err, f"{name}: started", f"{name}: exited with status {status}", "directory removed")
+        in_order(err, "trader: exited with status", "infer: stopping")
+        assert not os.path.exists(bus.directory + "-quick")
 
 
 def quickstart_plays_a_capture_with_an_odd_name():
-    ENVIRONMENT["SIGNAL_BUS_BUILD"] = BUILD
     with Bus() as bus:
         path = os.path.join(bus.root, "a 'capture\" ; %{x}")
         made = subprocess.run([os.path.join(BUILD, "producers", "bus-feed"), "--help"], capture_output=True)
@@ -640,7 +660,6 @@ def quickstart_plays_a_capture_with_an_odd_name():
 
 
 def quickstart_stops_in_reverse_on_ctrl_c():
-    ENVIRONMENT["SIGNAL_BUS_BUILD"] = BUILD
     with Bus() as bus:
         process = quickstart(bus, "--seconds", "0", start_new_session=True)
         lines = []
@@ -648,22 +667,45 @@ def quickstart_stops_in_reverse_on_ctrl_c():
             lines.append(line)
             if "members started" in line:
                 break
-        quick = f"/dev/shm/signals-quickstart-{os.getuid()}"
-        until("signals", lambda: [counter["value"] for counter in json.loads(
-            busctl("info", "--json", "--bus", quick, "trader")[0])["members"][0]["counters"]
-            if counter["name"] == "signals"][0])
+        quick = bus.directory + "-quick"
+        until("signals", lambda: counter_of(quick, "trader", "signals"))
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         out, err = process.communicate(timeout=WAIT_S)
         err = "".join(lines) + err
-        assert process.returncode == 0, out + err
+        missed = re.search(MISSED, err)
+        assert process.returncode == (1 if missed else 0), out + err
         assert out.count(REPORT) == 1, out
         in_order(err, "stopping: Interrupt", "feed: stopping", "feed: exited with status 0", "infer: stopping",
                  "infer: exited with status 0", "directory removed")
-        in_order(err, "stopping: Interrupt", "trader: exited with status 0", "infer: stopping")
+        in_order(err, "stopping: Interrupt", f"trader: exited with status {3 if missed else 0}", "infer: stopping")
+
+
+def quickstart_says_that_signals_were_missed():
+    with Bus() as bus:
+        process = quickstart(bus, "--seconds", "0", "--speed", "100", start_new_session=True)
+        for line in process.stderr:
+            if "members started" in line:
+                break
+        quick = bus.directory + "-quick"
+        until("signals", lambda: counter_of(quick, "trader", "signals"))
+        trader = member_of(quick, "trader")["pid"]
+        os.kill(trader, signal.SIGSTOP)
+
+        def committed():
+            return next(ring["committed_records"] for ring in member_of(quick, "infer")["rings"])
+        end = committed() + 3 * 65536
+        until("more signals than the ring holds", lambda: committed() > end)
+        os.kill(trader, signal.SIGCONT)
+        until("the trader has seen it", lambda: counter_of(quick, "trader", "signals_lost"))
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 1, out + err
+        assert len(re.findall(MISSED, err)) == 1 and out.count(REPORT) == 1, out + err
+        in_order(err, "trader: exited with status 3", "signal-busctl up: 1 of 3 members did not end in order, trader",
+                 "quickstart: the trader missed", "directory removed")
 
 
 def quickstart_fails_when_a_member_does():
-    ENVIRONMENT["SIGNAL_BUS_BUILD"] = BUILD
     with Bus() as bus:
         path = os.path.join(bus.root, "cut.gz")
         with open(path, "wb") as file:
@@ -671,7 +713,7 @@ def quickstart_fails_when_a_member_does():
         process = quickstart(bus, "--capture", path)
         out, err = process.communicate(timeout=WAIT_S)
         assert process.returncode == 1, out + err
-        assert not os.path.exists(f"/dev/shm/signals-quickstart-{os.getuid()}")
+        assert not os.path.exists(bus.directory + "-quick")
         for arguments in (("--speed", "1 2"), ("--nonsense",), ("--seconds",)):
             process = quickstart(bus, *arguments)
             process.communicate(timeout=WAIT_S)
@@ -685,7 +727,7 @@ TESTS = [verbs_of_systemd_are_refused_with_a_pointer, wrong_usage_is_status_2_an
          the_example_that_ships_works, info_and_top_are_valid_and_agree, top_fits_any_terminal,
          top_goes_on_while_members_come_and_go, quickstart_ends_with_its_source,
          quickstart_plays_a_capture_with_an_odd_name, quickstart_stops_in_reverse_on_ctrl_c,
-         quickstart_fails_when_a_member_does]
+         quickstart_says_that_signals_were_missed, quickstart_fails_when_a_member_does]
 
 
 def main():
