@@ -39,9 +39,7 @@ static void leave_dead_pair(void)
 {
   struct rig_producer p;
   struct rig_consumer c;
-  rig_producer_open(&p);
-  rig_consumer_open(&c);
-  LAB_CHECK(bus_backlink_maintain(&p.backlink) == 1, "%s", bus_error_message());
+  rig_pair_open(&p, &c);
   while (p.producer.next < RECORDS) {
     write_records(&p, p.producer.next + 1);
     if (p.producer.next <= RECORDS - 3)

@@ -60,9 +60,7 @@ static void make_images(void)
 {
   struct rig_producer p;
   struct rig_consumer c;
-  rig_producer_open(&p);
-  rig_consumer_open(&c);
-  bus_backlink_maintain(&p.backlink);
+  rig_pair_open(&p, &c);
   for (unsigned i = 0; i < RECORDS; i++) {
     LAB_CHECK(op_publish(&p.producer, 1), "cannot write");
     if (i < RECORDS - 3)
@@ -312,12 +310,10 @@ static void scribble_life(unsigned rounds)
   struct rig_consumer c;
   struct bus_subscription watch;
   lab_clean();
-  rig_producer_open(&p);
-  rig_consumer_open(&c);
+  rig_pair_open(&p, &c);
   bus_subscription_init(&watch, lab_directory, "p", "r", BUS_RECORD_RAW, rig_spec.record_size,
                         NULL);
-  LAB_CHECK(bus_subscription_maintain(&watch, 0) == 1 && bus_backlink_maintain(&p.backlink) == 1,
-            "%s", bus_error_message());
+  LAB_CHECK(bus_subscription_maintain(&watch, 0) == 1, "%s", bus_error_message());
   struct scribbler over_p = scribbler_open("p"), over_c = scribbler_open("c");
   const unsigned char *slots = c.subscription.consumer.slots;
   bool reader = lab_random_below(2);

@@ -49,19 +49,12 @@ static void view_close(struct view *view)
   bus_neighbour_detach(view->c);
 }
 
-/* Both sides in one process, so that each finds what the other has done; one of them is watched. */
-static void both_open(struct rig_producer *p, struct rig_consumer *c)
-{
-  rig_producer_open(p);
-  rig_consumer_open(c);
-  bus_backlink_maintain(&p->backlink);
-}
-
+/* Both sides are in one process, so that each finds what the other has done; one is watched. */
 static void publisher(void)
 {
   struct rig_producer p;
   struct rig_consumer c;
-  both_open(&p, &c);
+  rig_pair_open(&p, &c);
   for (uint64_t i = 0; i < lead; i++) {
     publish_one(&p.producer);
     if (i % 3 != 0) /* lags behind, so that some find the ring full */
@@ -78,7 +71,7 @@ static void consumer(void)
 {
   struct rig_producer p;
   struct rig_consumer c;
-  both_open(&p, &c);
+  rig_pair_open(&p, &c);
   for (uint64_t i = 0; i < lead; i++) {
     if (i % 5 != 4) /* every fifth poll finds nothing: the position is published then */
       publish_one(&p.producer);
@@ -99,7 +92,7 @@ static void observer(void)
   struct rig_consumer c;
   static _Alignas(64) unsigned char record[RIG_RECORD_BYTES_MAX];
   struct bus_subscription watch;
-  both_open(&p, &c);
+  rig_pair_open(&p, &c);
   LAB_CHECK(bus_subscription_init(&watch, lab_directory, "p", "r", BUS_RECORD_RAW,
                                   rig_spec.record_size, NULL) == BUS_OK &&
                 bus_subscription_maintain(&watch, 0) == 1,

@@ -62,9 +62,7 @@ static void pair_consumer(void)
 {
   struct rig_producer p;
   struct rig_consumer c;
-  rig_producer_open(&p);
-  rig_consumer_open(&c);
-  bus_backlink_maintain(&p.backlink);
+  rig_pair_open(&p, &c);
   for (uint64_t i = 0; i < PAIR_OPERATIONS; i++) {
     if (i % 4 != 3) {
       op_publish(&p.producer, 1);

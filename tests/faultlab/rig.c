@@ -69,6 +69,21 @@ void rig_consumer_open(struct rig_consumer *side)
   bus_member_run(side->member);
 }
 
+void rig_join(struct rig_producer *p, struct rig_consumer *c)
+{
+  bus_backlink_maintain(&p->backlink);
+  LAB_CHECK(p->backlink.neighbour, "the producer cannot attach: %s", bus_error_message());
+  bus_subscription_maintain(&c->subscription, 0);
+  LAB_CHECK(c->subscription.neighbour, "the consumer cannot attach: %s", bus_error_message());
+}
+
+void rig_pair_open(struct rig_producer *p, struct rig_consumer *c)
+{
+  rig_producer_open(p);
+  rig_consumer_open(c);
+  rig_join(p, c);
+}
+
 void rig_producer_abandon(struct rig_producer *side)
 {
   bus_neighbour_detach(side->backlink.neighbour);
@@ -216,6 +231,8 @@ void rig_check_images(const struct bus_entry *entry, uint64_t instance, const vo
   bus_producer_init(&producer, memory, entry, instance);
   check_alone(&producer);
   bus_producer_connect(&producer, place, RIG_CONSUMER_INSTANCE);
+  LAB_CHECK(bus_consumer_may_join(memory, instance, place, RIG_CONSUMER_INSTANCE),
+            "the consumer may not join a producer that has connected its file");
   bus_consumer_init(&consumer, memory, entry, instance, place, RIG_CONSUMER_INSTANCE, 0);
   check_resumed(&producer, &consumer, place, truth, rig_lag_max(entry->depth));
   check_observer(entry, memory, producer.next);
@@ -230,11 +247,7 @@ void rig_check_restart(struct rig_truth truth, uint64_t lag_max)
   struct rig_producer p;
   struct rig_consumer c;
   struct lab_control before = *lab_control;
-  rig_producer_open(&p);
-  rig_consumer_open(&c);
-  LAB_CHECK(c.subscription.neighbour, "the consumer cannot attach: %s", bus_error_message());
-  bus_backlink_maintain(&p.backlink);
-  LAB_CHECK(p.backlink.neighbour, "the producer cannot attach: %s", bus_error_message());
+  rig_pair_open(&p, &c);
   check_resumed(&p.producer, &c.subscription.consumer, c.position, truth, lag_max);
   check_observer(p.entry, p.ring, p.producer.next);
   run_laps(&p.producer, &c.subscription.consumer, p.entry);

@@ -40,6 +40,10 @@ int rig_consumer_new(struct bus_member **member);
  * any refusal fails the experiment. */
 void rig_producer_open(struct rig_producer *side);
 void rig_consumer_open(struct rig_consumer *side);
+/* Both sides, and joined: the producer goes by the consumer's file, the consumer reads. */
+void rig_pair_open(struct rig_producer *p, struct rig_consumer *c);
+/* Housekeeping of both sides until they are joined, in the order in which it must happen. */
+void rig_join(struct rig_producer *p, struct rig_consumer *c);
 void rig_producer_close(struct rig_producer *side);
 void rig_consumer_close(struct rig_consumer *side);
 /* Unmaps and unlocks without a last word, as a kill does. */

@@ -60,8 +60,10 @@ static void owner(void)
     op_publish(&p.producer, 1);
   }
   BUS_STORE_RELEASE(&lab_control->ready, (uint64_t)1);
-  for (;;)
-    pause();
+  for (;;) { /* the reader joins only when its file is connected */
+    bus_backlink_maintain(&p.backlink);
+    lab_sleep_us(20);
+  }
 }
 
 static pid_t owner_start(uint64_t records)
