@@ -265,15 +265,15 @@ static BUS_ALWAYS_INLINE int bus_observer_poll(struct bus_observer *observer, vo
   const bus_word *from = (const bus_word *)(const void *)slot;
   bus_word *to = (bus_word *)record;
   const uint64_t words = observer->record_size / sizeof(bus_word); /* `record` may alias it */
+  uint64_t last = 0;
   for (uint64_t i = 0; i < words; i++)
-    to[i] = BUS_LOAD_RELAXED(&from[i]);
+    to[i] = last = BUS_LOAD_RELAXED(&from[i]);
   BUS_FENCE_ACQUIRE(); /* O2 */
   const unsigned char *before =
       observer->slots + ((next - 1) & observer->mask) * observer->record_size;
   /* The copied stamp too: a file cut under the copy reads as zeros from there on, and a zero is
    * what stands before record 0. */
-  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next ||
-      to[words - 1] != next + 1)
+  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next || last != next + 1)
     return bus_observer_overrun(observer);
   observer->next = next + 1;
   return 1;

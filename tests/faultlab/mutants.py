@@ -100,12 +100,12 @@ MUTANTS = {
     "neighbour-check-dropped": (
         "an observer does not look for an overwrite that has begun",
         [("ring.h", "  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next ||\n"
-          "      to[words - 1] != next + 1)",
-          "  (void)before;\n  if (to[words - 1] != next + 1)")],
+          "      last != next + 1)",
+          "  (void)before;\n  if (last != next + 1)")],
         ["interleave-observe"]),
     "copied-stamp-unchecked": (
         "an observer takes a copy of record 0 that a truncation cut short",
-        [("ring.h", " ||\n      to[words - 1] != next + 1)", ")")],
+        [("ring.h", " ||\n      last != next + 1)", ")")],
         ["truncate-instruction"]),
     "position-too-seldom": (
         "the consumer publishes its position half as often as it says",
