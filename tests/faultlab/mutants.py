@@ -99,13 +99,12 @@ MUTANTS = {
         ["lost-is-counted"]),
     "neighbour-check-dropped": (
         "an observer does not look for an overwrite that has begun",
-        [("ring.h", "  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next ||\n"
-          "      last != next + 1)",
+        [("ring.h", "  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next || last != next + 1)",
           "  (void)before;\n  if (last != next + 1)")],
         ["interleave-observe"]),
     "copied-stamp-unchecked": (
         "an observer takes a copy of record 0 that a truncation cut short",
-        [("ring.h", " ||\n      last != next + 1)", ")")],
+        [("ring.h", " || last != next + 1)", ")")],
         ["truncate-instruction"]),
     "position-too-seldom": (
         "the consumer publishes its position half as often as it says",
