@@ -128,7 +128,7 @@ struct bus_ring_header {
   uint32_t bell;               /* 0: this producer never rings; else odd, see doorbell.h */
   uint32_t reserved1;
   uint64_t consumer_instance; /* of the file whose position holds this producer back; 0: none */
-  uint64_t consumed;          /* everything before it counted as consumed when that was connected */
+  uint64_t consumed;          /* the producer has accepted everything before it as consumed */
   uint8_t reserved2[72];
 };
 

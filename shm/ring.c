@@ -51,6 +51,18 @@ static uint64_t oldest_position(const void *memory, const struct bus_entry *entr
   return head - first < entry->depth ? first : head - entry->depth;
 }
 
+/* Where a producer's successor, or a consumer that joins afresh, begins. Not always at the oldest:
+ * a producer that was killed may have left that slot half overwritten, under its old stamp. It had
+ * accepted, and stored in `consumed`, a position beyond it before; P1 keeps the payload behind
+ * that. */
+static uint64_t first_unread(const void *memory, const struct bus_entry *entry, uint64_t head)
+{
+  const struct bus_ring_header *header = memory;
+  uint64_t oldest = oldest_position(memory, entry, head);
+  uint64_t consumed = BUS_LOAD_RELAXED(&header->consumed);
+  return consumed - oldest <= head - oldest ? consumed : oldest;
+}
+
 void bus_producer_init(struct bus_producer *producer, void *memory, const struct bus_entry *entry,
                        uint64_t instance)
 {
@@ -63,9 +75,10 @@ void bus_producer_init(struct bus_producer *producer, void *memory, const struct
   producer->instance = instance;
   producer->next = bus_ring_head(memory, entry);
   producer->consumer = NULL;
-  producer->consumed = oldest_position(memory, entry, producer->next);
+  producer->consumed = first_unread(memory, entry, producer->next);
   producer->limit = entry->policy == BUS_POLICY_OVERWRITE ? producer->next + OVERWRITE_RUN
                                                           : producer->consumed + entry->depth;
+  BUS_STORE_RELAXED(&producer->header->consumed, producer->consumed);
   BUS_STORE_RELEASE(&producer->header->consumer_instance, (uint64_t)0); /* its predecessor's */
 }
 
@@ -83,6 +96,7 @@ static void take_position(struct bus_producer *producer)
     return;
   }
   producer->consumed = position;
+  BUS_STORE_RELAXED(&producer->header->consumed, position);
   producer->limit = position + producer->depth;
 }
 
@@ -91,7 +105,6 @@ void bus_producer_connect(struct bus_producer *producer, const struct bus_positi
 {
   take_position(producer); /* the last word of the one that goes */
   producer->consumer = position;
-  BUS_STORE_RELAXED(&producer->header->consumed, producer->consumed);
   BUS_STORE_RELEASE(&producer->header->consumer_instance,
                     position ? consumer_instance : 0); /* P4 */
   if (position)
@@ -127,18 +140,6 @@ bool bus_consumer_may_join(const void *memory, uint64_t instance,
          BUS_LOAD_ACQUIRE(&header->consumer_instance) == own_instance; /* C3 */
 }
 
-/* Where a fresh join begins. The instance is loaded before the stamps (by the caller) and again
- * here: what was committed before the producer connected this file is then within the head. */
-static uint64_t first_unread(const void *memory, uint64_t own_instance, uint64_t oldest,
-                             uint64_t head)
-{
-  const struct bus_ring_header *header = memory;
-  if (BUS_LOAD_ACQUIRE(&header->consumer_instance) != own_instance) /* C3 */
-    return oldest;
-  uint64_t consumed = BUS_LOAD_RELAXED(&header->consumed);
-  return consumed - oldest <= head - oldest ? consumed : oldest;
-}
-
 /* Counts the records from consumer->next up to `to` as lost and goes on there, so that a kill at
  * any step counts them once: a skip is done when the position is where it went. */
 static void skip_lost(struct bus_consumer *consumer, uint64_t to)
@@ -162,7 +163,7 @@ static void finish_skip(struct bus_position *position)
 
 void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
                        const struct bus_entry *entry, uint64_t instance,
-                       struct bus_position *position, uint64_t own_instance, uint64_t output_floor)
+                       struct bus_position *position, uint64_t output_floor)
 {
   consumer->slots = (const unsigned char *)memory + BUS_RING_HEADER_BYTES;
   consumer->mask = entry->depth - 1;
@@ -172,15 +173,15 @@ void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
   consumer->position = position;
   uint64_t head = bus_ring_head(memory, entry);
   uint64_t oldest = oldest_position(memory, entry, head);
+  finish_skip(position);
   if (position->ring_instance != instance) {
     /* A kill between these stores leaves instance 0: the next start joins afresh, nothing consumed.
      */
     BUS_STORE_RELEASE(&position->ring_instance, (uint64_t)0);
     BUS_STORE_RELAXED(&position->output_floor, output_floor);
     BUS_STORE_RELAXED(&position->skip_lost, position->lost);
-    consumer->next = first_unread(memory, own_instance, oldest, head);
+    consumer->next = first_unread(memory, entry, head);
   } else {
-    finish_skip(position);
     consumer->next = position->position;
     if ((int64_t)(position->position - head) > 0)
       consumer->next = head; /* impossible, so not to be trusted with a repetition either */

@@ -17,7 +17,7 @@
  *   P3  Producer: acquire load of the consumer's position [ldar]: the consumer's reads of a slot
  *       are over before the producer overwrites it. Pairs with C2.
  *
- *   P4  Producer: release store of consumer_instance, after `consumed`, when it has connected that
+ *   P4  Producer: release store of consumer_instance, after `consumed`, when it connects that
  *       consumer's file [stlr]: from here on only a position in that file moves it on. Pairs with C3.
  *
  *   C1  Consumer: acquire load of the stamp, before the payload is read [ldar]. Pairs with P2.
@@ -91,7 +91,8 @@ BUS_EXPORT uint64_t bus_ring_head(const void *memory, const struct bus_entry *en
 
 /* Starts (or resumes, after the newest committed record) producing into an own ring of `instance`
  * (bus_member_header()->instance). Until a consumer is connected everything that the ring still
- * holds counts as unread: nothing that the consumer may want is overwritten. The thread that will
+ * holds and its predecessor had not accepted as consumed counts as unread: nothing that the
+ * consumer may want is overwritten. The thread that will
  * produce. O(depth). */
 BUS_EXPORT void bus_producer_init(struct bus_producer *producer, void *memory,
                                   const struct bus_entry *entry, uint64_t instance);
@@ -116,21 +117,19 @@ BUS_EXPORT bool bus_producer_refresh(struct bus_producer *producer);
 
 /* Starts (or resumes) consuming a neighbour's ring: `position` is the consumer's own object. When
  * it holds a position of this `instance` that one is resumed, moved up when records were
- * overwritten meanwhile (counted in position->lost). Else it joins afresh: reading starts where the
- * producer says that this file counts from, or at the oldest record in the ring when it has not
- * connected it, and `output_floor` is stored with it: where the consumer's own output stands at
- * that moment. A fresh join is safe when bus_consumer_may_join. `memory` and `entry` are those of
- * the neighbour, which must stay attached; `own_instance` is that of the consumer's own file. The
- * thread that will consume. O(depth). C2, C3. */
+ * overwritten meanwhile (counted in position->lost). Else it joins afresh: reading starts at the
+ * first record that the producer had not accepted as consumed, and `output_floor` is stored with
+ * it: where the consumer's own output stands at that moment. A fresh join is safe when
+ * bus_consumer_may_join said so before, or the producer was dead then. `memory` and `entry` are
+ * those of the neighbour, which must stay attached. The thread that will consume. O(depth). C2. */
 BUS_EXPORT void bus_consumer_init(struct bus_consumer *consumer, const void *memory,
                                   const struct bus_entry *entry, uint64_t instance,
-                                  struct bus_position *position, uint64_t own_instance,
-                                  uint64_t output_floor);
+                                  struct bus_position *position, uint64_t output_floor);
 
 /* True when bus_consumer_init with these arguments can read in place: it resumes, or the producer
  * goes by this file already. False: a living producer may still go by an earlier file of this
  * consumer's, and overwrite what a fresh join would read: try again later. (A dead one overwrites
- * nothing, and its successor begins by counting the whole ring as unread.) The thread that will
+ * nothing, and its successor goes on from the same `consumed`.) The thread that will
  * consume. C3. */
 BUS_EXPORT bool bus_consumer_may_join(const void *memory, uint64_t instance,
                                       const struct bus_position *position, uint64_t own_instance);

@@ -82,7 +82,7 @@ static int join(struct bus_subscription *subscription, struct bus_neighbour *nei
     if (error)
       return error;
     bus_consumer_init(&subscription->consumer, memory, entry, instance, subscription->position,
-                      subscription->own_instance, output_floor);
+                      output_floor);
   } else
     bus_observer_init(&subscription->observer, memory, entry, subscription->from_oldest);
   return BUS_OK;

@@ -241,7 +241,7 @@ static void consume(const void *memory, const struct bus_entry *entry, uint64_t 
 {
   struct bus_consumer consumer;
   struct bus_position position = {.position = entry->reserved0, .ring_instance = instance & 1};
-  bus_consumer_init(&consumer, memory, entry, instance, &position, 88, 0);
+  bus_consumer_init(&consumer, memory, entry, instance, &position, 0);
   for (int i = 0; i < POLLS; i++) {
     const void *record = i % 3 ? bus_consumer_poll(&consumer)
                                : bus_consumer_peek(&consumer, (uint64_t)i % entry->depth);
@@ -252,7 +252,7 @@ static void consume(const void *memory, const struct bus_entry *entry, uint64_t 
   }
   bus_consumer_release_batch(&consumer, 1);
   /* A second time, from what the first left. */
-  bus_consumer_init(&consumer, memory, entry, instance, &position, 88, 0);
+  bus_consumer_init(&consumer, memory, entry, instance, &position, 0);
   REQUIRE(position.ring_instance == instance && position.position == consumer.next);
 }
 

@@ -182,8 +182,7 @@ Test(doorbell, a_consumer_killed_asleep_is_no_longer_waiting_when_it_is_back)
   position->waiting = 1;
   const struct bus_entry *entry = bus_member_entry(pair.source, BUS_OBJECT_RING, "a");
   bus_consumer_init(pair.consumers[0], bus_member_object(pair.source, BUS_OBJECT_RING, "a"), entry,
-                    bus_member_header(pair.source)->instance, position,
-                    bus_member_header(pair.sink)->instance, 0);
+                    bus_member_header(pair.source)->instance, position, 0);
   cr_assert_eq(position->waiting, 0);
   pair_close(&pair);
 }

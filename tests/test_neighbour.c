@@ -188,7 +188,7 @@ Test(neighbour, survives_scribbling)
       struct bus_feature feature;
       const void *memory = bus_neighbour_object(neighbour, entry);
       bus_observer_init(&observer, memory, entry, true);
-      bus_consumer_init(&consumer, memory, entry, 1, &position, 88, 0);
+      bus_consumer_init(&consumer, memory, entry, 1, &position, 0);
       for (int i = 0; i < 3000; i++) {
         bus_observer_poll(&observer, &feature);
         if (bus_consumer_poll(&consumer))

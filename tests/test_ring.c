@@ -59,7 +59,7 @@ Test(ring, passes_records_in_order_and_fills_up)
     struct ring_case ring;
     struct bus_consumer consumer;
     ring_open(&ring, 8, 64, BUS_POLICY_WAIT, starts[s]);
-    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
     bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
     cr_assert_null(bus_consumer_poll(&consumer));
     for (uint64_t i = 0; i < 8; i++)
@@ -102,7 +102,7 @@ Test(ring, a_successor_continues_after_the_newest_commit)
       struct ring_case ring;
       struct bus_consumer consumer;
       ring_open(&ring, 8, 64, BUS_POLICY_WAIT, starts[s]);
-      bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+      bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
       bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
       uint64_t value = 0;
       for (uint64_t i = 0; i < written; i++) {
@@ -179,7 +179,7 @@ Test(ring, a_consumer_resumes_and_counts_what_it_missed)
   ring_open(&ring, 8, 64, BUS_POLICY_OVERWRITE, 0);
   for (uint64_t i = 0; i < 6; i++)
     write_one(&ring, i);
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 11);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 11);
   cr_assert_eq(consumer.next, 0);
   cr_assert_eq(ring.position.output_floor, 11);
   for (int i = 0; i < 3; i++) {
@@ -187,12 +187,12 @@ Test(ring, a_consumer_resumes_and_counts_what_it_missed)
     bus_consumer_release(&consumer);
   }
   bus_consumer_publish(&consumer);
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 99);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 99);
   cr_assert_eq(consumer.next, 3);
   cr_assert_eq(ring.position.output_floor, 11, "a resumed position keeps its floor");
   for (uint64_t i = 6; i < 20; i++)
     write_one(&ring, i);
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
   cr_assert_eq(consumer.next, 12);
   cr_assert_eq(ring.position.lost, 9);
   /* Lapped while it runs. */
@@ -203,7 +203,7 @@ Test(ring, a_consumer_resumes_and_counts_what_it_missed)
   cr_assert_eq(ring.position.lost, 9 + 24);
   check_record(&ring, bus_consumer_poll(&consumer), 36);
   /* Another instance of the ring: starts afresh. */
-  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE + 1, &ring.position, CONSUMER, 5);
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE + 1, &ring.position, 5);
   cr_assert_eq(consumer.next, 32);
   cr_assert_eq(ring.position.output_floor, 5);
   free(ring.memory);
@@ -229,13 +229,61 @@ Test(ring, lost_records_are_counted_once_over_kills)
     const uint64_t values[STORES] = {2, 11, 12, 12, 11};
     for (int i = 0; i < done; i++)
       *words[i] = values[i];
-    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
     cr_assert_eq(consumer.next, 12);
     cr_assert_eq(ring.position.lost, 11, "after %d stores", done);
-    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
     cr_assert_eq(ring.position.lost, 11);
     free(ring.memory);
   }
+}
+
+/* A producer that is killed in the middle of a record leaves the oldest slot half overwritten,
+ * under the stamp that it had: neither a consumer's new file nor the successor may go by it. */
+Test(ring, a_fresh_join_leaves_out_what_a_killed_producer_was_overwriting)
+{
+  for (size_t s = 0; s < BUS_COUNT_OF(starts); s++) {
+    for (int successor = 0; successor < 2; successor++) {
+      struct ring_case ring;
+      struct bus_consumer consumer;
+      struct bus_position fresh = {0};
+      ring_open(&ring, 4, 64, BUS_POLICY_WAIT, starts[s]);
+      for (uint64_t i = 0; i < 4; i++)
+        cr_assert(write_one(&ring, i));
+      ring.position.position = starts[s] + 1;
+      ring.position.ring_instance = INSTANCE;
+      bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
+      uint64_t *slot = bus_producer_reserve(&ring.producer);
+      cr_assert_not_null(slot);
+      slot[0] = 4711; /* killed here */
+      if (successor) {
+        bus_producer_init(&ring.producer, ring.memory, &ring.entry, INSTANCE);
+        bus_producer_connect(&ring.producer, &fresh, CONSUMER + 1);
+      }
+      bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &fresh, 0);
+      for (uint64_t i = 1; i < 4; i++) {
+        check_record(&ring, bus_consumer_poll(&consumer), i);
+        bus_consumer_release(&consumer);
+      }
+      cr_assert_null(bus_consumer_poll(&consumer));
+      free(ring.memory);
+    }
+  }
+}
+
+/* A skip that was cut short is finished also when another instance of the ring follows. */
+Test(ring, a_skip_is_finished_before_a_fresh_join)
+{
+  struct ring_case ring;
+  struct bus_consumer consumer;
+  ring_open(&ring, 8, 64, BUS_POLICY_OVERWRITE, 0);
+  ring.position = (struct bus_position){.position = 12, .ring_instance = INSTANCE - 1, .lost = 2};
+  ring.position.skip_to = 12;
+  ring.position.skip_lost = 11; /* killed before `lost` */
+  bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
+  cr_assert_eq(consumer.next, 0);
+  cr_assert_eq(ring.position.lost, 11);
+  free(ring.memory);
 }
 
 Test(ring, observers_see_whole_records_and_count_overruns)
@@ -347,7 +395,7 @@ Test(ring, agrees_with_a_reference_queue)
     struct bus_consumer consumer;
     uint64_t depth = (uint64_t)4 << round % 5;
     ring_open(&ring, depth, 64, BUS_POLICY_WAIT, (uint64_t)0 - (uint64_t)(round * 3));
-    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER, 0);
+    bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
     bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
     uint64_t written = 0, read = 0, released = 0;
     for (int step = 0; step < 2000; step++) {
@@ -359,8 +407,7 @@ Test(ring, agrees_with_a_reference_queue)
         break;
       case 1: /* the consumer is replaced: it goes back to what it published */
         released = ring.position.position - (uint64_t)0 + (uint64_t)(round * 3);
-        bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, CONSUMER,
-                          0);
+        bus_consumer_init(&consumer, ring.memory, &ring.entry, INSTANCE, &ring.position, 0);
         read = released;
         break;
       case 2:

@@ -204,7 +204,7 @@ static const struct field ring_header_fields[] = {
     FIELD(bus_ring_header, consumer_instance, "",
           "`instance` of the file whose position holds this producer back; 0: none"),
     FIELD(bus_ring_header, consumed, "position",
-          "all before it counted as consumed when that file was connected"),
+          "the producer has accepted all before it as consumed"),
     FIELD(bus_ring_header, reserved2, "", "0"),
 };
 

@@ -100,7 +100,7 @@ static void read_through(const struct bus_entry *entry, const void *memory)
     LAB_CHECK(status != 1 || *(uint64_t *)(record + entry->record_size - 8) == next + 1,
               "a record with another's stamp");
   }
-  bus_consumer_init(&consumer, memory, entry, 4711, &position, RIG_CONSUMER_INSTANCE, 0);
+  bus_consumer_init(&consumer, memory, entry, 4711, &position, 0);
   for (unsigned i = 0; i < 40; i++)
     if (op_poll(&consumer))
       op_release(&consumer);

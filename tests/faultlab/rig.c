@@ -233,7 +233,7 @@ void rig_check_images(const struct bus_entry *entry, uint64_t instance, const vo
   bus_producer_connect(&producer, place, RIG_CONSUMER_INSTANCE);
   LAB_CHECK(bus_consumer_may_join(memory, instance, place, RIG_CONSUMER_INSTANCE),
             "the consumer may not join a producer that has connected its file");
-  bus_consumer_init(&consumer, memory, entry, instance, place, RIG_CONSUMER_INSTANCE, 0);
+  bus_consumer_init(&consumer, memory, entry, instance, place, 0);
   check_resumed(&producer, &consumer, place, truth, rig_lag_max(entry->depth));
   check_observer(entry, memory, producer.next);
   run_laps(&producer, &consumer, entry);

@@ -115,7 +115,7 @@ int main(void)
   pthread_t threads[3];
   bus_ring_format(ring, &entry, 0);
   bus_producer_init(&producer, ring, &entry, INSTANCE);
-  bus_consumer_init(&consumer, ring, &entry, INSTANCE, &position, 88, 0);
+  bus_consumer_init(&consumer, ring, &entry, INSTANCE, &position, 0);
   bus_producer_connect(&producer, &position, 88);
   race_start(&threads[0], watch, NULL);
   race_start(&threads[1], consume, &consumer);

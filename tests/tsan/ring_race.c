@@ -138,7 +138,7 @@ static void run(uint32_t policy)
   bus_ring_format(ring, &entry, 0);
   bus_producer_init(&producer, ring, &entry, 1);
   if (policy == BUS_POLICY_WAIT) {
-    bus_consumer_init(&consumer, ring, &entry, 1, &position, 88, 0);
+    bus_consumer_init(&consumer, ring, &entry, 1, &position, 0);
     bus_producer_connect(&producer, &position, 88);
     race_start(&threads[count++], consume, &consumer);
   }
