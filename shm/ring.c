@@ -107,8 +107,7 @@ void bus_producer_connect(struct bus_producer *producer, const struct bus_positi
   producer->consumer = position;
   BUS_STORE_RELEASE(&producer->header->consumer_instance,
                     position ? consumer_instance : 0); /* P4 */
-  if (position)
-    bus_producer_refresh(producer);
+  take_position(producer);
 }
 
 void bus_producer_report(struct bus_producer *producer)

@@ -209,6 +209,24 @@ Test(ring, a_consumer_resumes_and_counts_what_it_missed)
   free(ring.memory);
 }
 
+Test(ring, connecting_a_full_ring_drops_nothing)
+{
+  struct ring_case ring;
+  ring_open(&ring, 4, 64, BUS_POLICY_DROP_NEWEST, 0);
+  for (uint64_t i = 0; i < 4; i++)
+    cr_assert(write_one(&ring, i));
+  bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
+  cr_assert_eq(ring.producer.header->dropped, 0);
+  cr_assert_not(write_one(&ring, 4));
+  cr_assert_eq(ring.producer.header->dropped, 1);
+  ring.position.position = 1;
+  ring.position.ring_instance = INSTANCE;
+  bus_producer_connect(&ring.producer, &ring.position, CONSUMER);
+  cr_assert(write_one(&ring, 4));
+  cr_assert_eq(ring.producer.header->dropped, 1);
+  free(ring.memory);
+}
+
 /* Killed between any two stores of a skip, its successor counts the lost records once. */
 Test(ring, lost_records_are_counted_once_over_kills)
 {

@@ -25,6 +25,13 @@ void kill_takeover(void);
 void kill_delete(void);
 void kill_attach(void);
 
+/* replace.c: the consumer's file is made anew under a living producer */
+void replace_consumer(void);
+
+/* loss.c: records that are lost are counted */
+void lost_is_counted(void);
+void kill_skip(void);
+
 /* storm.c */
 void kill_storm(void);
 
@@ -44,6 +51,5 @@ void scribble_takeover(void);
 void scribble_live(void);
 void wrong_size(void);
 void wrong_field(void);
-void lost_is_counted(void);
 
 #endif

@@ -90,13 +90,40 @@ MUTANTS = {
         ["interleave-observe", "stop-observer-overwrite"]),
     "lapped-consumer-not-counted": (
         "a consumer that is lapped does not count what it lost",
-        [("ring.c", "position->lost + (resume - consumer->next));", "position->lost);")],
+        [("ring.c", "      skip_lost(consumer, resume);",
+          "    {\n      consumer->next = resume;\n      bus_consumer_publish(consumer);\n    }")],
         ["lost-is-counted"]),
     "lost-away-miscounted": (
         "a consumer that comes back counts one too few",
-        [("ring.c", "position->lost + (oldest - position->position));",
-          "position->lost + (oldest - position->position) - 1);")],
+        [("ring.c", "      skip_lost(consumer, oldest);",
+          "    {\n      skip_lost(consumer, oldest);\n"
+          "      BUS_STORE_RELEASE(&position->lost, position->lost - 1);\n    }")],
         ["lost-is-counted"]),
+    "join-unconfirmed": (
+        "a consumer joins though the producer may still go by an earlier file",
+        [("ring.c", "  return position->ring_instance == instance ||\n         BUS_LOAD",
+          "  return true || BUS_LOAD")],
+        ["replace-consumer"]),
+    "join-at-oldest": (
+        "a consumer that joins begins with what the producer had counted as consumed",
+        [("ring.c", "  return consumed - oldest <= head - oldest ? consumed : oldest;",
+          "  return oldest;")],
+        ["replace-consumer"]),
+    "skip-position-first": (
+        "a skip moves the position before it has noted what it loses",
+        [("ring.c", "  BUS_STORE_RELEASE(&position->skip_to, position->position - 1);",
+          "  consumer->next = to;\n  bus_consumer_publish(consumer);\n"
+          "  BUS_STORE_RELEASE(&position->skip_to, position->position - 1);")],
+        ["kill-skip"]),
+    "skip-not-finished": (
+        "nobody counts what a killed consumer's skip had lost",
+        [("ring.c", "  finish_skip(position);\n", "")],
+        ["kill-skip"]),
+    "skip-not-finished-elsewhere": (
+        "a skip that was cut short counts only where the ring's file is still the same",
+        [("ring.c", "  finish_skip(position);\n  if",
+          "  if (position->ring_instance == instance)\n    finish_skip(position);\n  if")],
+        ["kill-skip"]),
     "neighbour-check-dropped": (
         "an observer does not look for an overwrite that has begun",
         [("ring.h", "  if (BUS_LOAD_RELAXED(bus_slot_stamp(before, observer->record_size)) != next || last != next + 1)",
