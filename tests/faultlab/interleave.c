@@ -121,7 +121,8 @@ static size_t collect(void (*body)(void), const char *member, uint32_t type, str
 static bool can_meet(const struct state *producer, const struct state *consumer, uint64_t depth)
 {
   uint64_t published = ((const struct bus_position *)(const void *)consumer->bytes)->position;
-  return consumer->truth.read <= producer->truth.committed &&
+  uint64_t accepted = ((const struct bus_ring_header *)(const void *)producer->bytes)->consumed;
+  return consumer->truth.read <= producer->truth.committed && accepted <= published &&
          producer->truth.begun <= published + depth;
 }
 
