@@ -7,7 +7,9 @@ A table stands between `<!-- abi:NAME -->` and `<!-- /abi -->`. Fails with a dif
 missing in the document, or marked there and unknown. --write puts the present tables in.
 """
 import difflib
+import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -32,7 +34,8 @@ def main(arguments):
     path, program = names
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    wanted = sections(subprocess.run([program], check=True, stdout=subprocess.PIPE, text=True).stdout)
+    emulator = shlex.split(os.environ.get("MESON_EXE_WRAPPER", ""))  # set by meson in a cross build
+    wanted = sections(subprocess.run([*emulator, program], check=True, stdout=subprocess.PIPE, text=True).stdout)
     present = sections(text)
     failed = False
     for name in sorted(wanted.keys() ^ present.keys()):
