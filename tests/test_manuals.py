@@ -15,12 +15,19 @@ import tempfile
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 MAN = os.path.join(SOURCE, "tools", "man")
 PROGRAMS = {"bus-feed": "producers", "bus-infer": "consumers", "bus-trader": "consumers", "signal-busctl": "tools"}
+# Verbs that signal-busctl.1 describes, and verbs that have a page of their own, signal-busctl-VERB.1.
 VERBS = ["create", "destroy", "info", "top", "up", "down"]
+VERBS_WITH_PAGES = []
+PAGES = list(PROGRAMS) + ["signal-busctl-" + verb for verb in VERBS_WITH_PAGES]
 
 
-def run(program, *arguments):
+def run(page, *arguments):
+    """The program of a page, with the verb that the page is about."""
+    program, verb = page, []
+    if page.startswith("signal-busctl-"):
+        program, verb = "signal-busctl", [page.removeprefix("signal-busctl-")]
     path = os.path.join(BUILD, PROGRAMS[program], program)
-    return subprocess.run([path, *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([path, *verb, *arguments], capture_output=True, text=True, timeout=60)
 
 
 def options_of_help(text):
@@ -60,7 +67,7 @@ def has_the_options_of_help(program):
             done = run(program, verb, "--help")
             assert done.returncode == 0, done
             want |= options_of_help(done.stdout)
-    assert len(want) > 3, want
+    assert len(want) > (1 if "busctl-" in program else 3), want
     assert have == want, f"only in the manual: {sorted(have - want)}; only in --help: {sorted(want - have)}"
 
 
@@ -76,6 +83,8 @@ def each_option_is_taken(program):
 
 def has_the_verbs_and_keys():
     text = read_manual("signal-busctl")
+    for verb in VERBS_WITH_PAGES:
+        assert f"signal\\-busctl\\-{verb} (1)" in text, f"signal-busctl.1 does not refer to the page of {verb}"
     sections = re.findall(r"^\.SS (\w+)", text, re.M)
     assert [name for name in sections if name in VERBS] == VERBS, sections
     with tempfile.TemporaryDirectory() as directory:
@@ -90,7 +99,7 @@ def has_the_verbs_and_keys():
             assert have == known, (section, have, known)
 
 
-TESTS = [(check, program) for program in PROGRAMS
+TESTS = [(check, program) for program in PAGES
          for check in (formats_without_a_warning, has_the_options_of_help, each_option_is_taken)]
 TESTS.append((has_the_verbs_and_keys, None))
 
