@@ -15,7 +15,8 @@ const char *ring_workload_name(enum ring_workload workload)
   return names[workload];
 }
 
-/* The figure that entries are compared by: ns for a message or trip, of paced ones the p50. */
+/* The figure that entries are compared by: ns for a message or trip, of paced ones the p50. 0 when
+ * no trial counts. */
 static double figure(const struct bench_report *report, const struct ring_entry *entry)
 {
   struct bench_summary summary;
@@ -52,6 +53,7 @@ static const struct ring_entry *best_peer(const struct bench_report *report,
   const struct ring_entry *best = NULL;
   for (uint32_t i = 0; i < count; i++)
     if (is_peer(&entries[i]) && own(entries, count, &entries[i]) == bus &&
+        figure(report, &entries[i]) > 0 &&
         (!best || figure(report, &entries[i]) < figure(report, best)))
       best = &entries[i];
   return best;
@@ -137,8 +139,12 @@ static void print_cell(const struct bench_report *report, const struct ring_entr
   }
   double ns = figure(report, entry);
   const struct ring_entry *bus = own(entries, count, entry);
+  if (!(ns > 0)) { /* the canary spoke against every trial */
+    printf(" %9s %6s", "rejected", "");
+    return;
+  }
   printf(" %9.*f", ns < 100 ? 1 : 0, ns);
-  if (bus && bus != entry)
+  if (bus && bus != entry && figure(report, bus) > 0)
     printf(" x%-5.2f", ns / figure(report, bus));
   else
     printf(" %6s", "");
@@ -152,11 +158,11 @@ static void print_row(const struct bench_report *report, const struct ring_entry
     print_cell(report, entries, count,
                find(entries, count, first->label, first->size, (enum ring_workload)workload));
   const struct ring_entry *paced = find(entries, count, first->label, first->size, RING_PACED);
-  if (paced) {
-    struct bench_summary summary;
+  struct bench_summary summary = {0};
+  if (paced)
     bench_report_summarize(report, paced->measure, &summary);
+  if (summary.count > 0)
     printf(" %7.0f %7.0f", summary.p90, summary.p99);
-  }
   putchar('\n');
 }
 
