@@ -239,14 +239,15 @@ static void skip_answered(struct bus_infer *infer, uint32_t source)
 }
 
 /* A new instance of the feed counts from its start: what is shown of the old one no longer holds.
+ * The table says last which instance it is for, so that a successor finishes what a kill cut short.
  */
-static void clear_tables(struct bus_infer *infer, struct input *input)
+static void clear_tables(struct bus_infer *infer, struct input *input, uint64_t instance)
 {
   struct bus_signal empty = {0};
   for (uint32_t i = 0; i < infer->config.symbols_max; i++)
     if (input->board[i].stamp)
       bus_board_write(&input->board[i], &empty);
-  bus_symbols_clear(input->symbols);
+  bus_symbols_clear(input->symbols, instance);
 }
 
 /* Says once why a feed that is there cannot be read; waiting for one that is not is no news. */
@@ -266,12 +267,10 @@ static void maintain_input(struct bus_infer *infer, uint32_t source)
   int status = bus_subscription_maintain(&input->subscription, infer->producer.next);
   input->attached = status >= 0;
   log_refusal(infer, input, status);
-  if (status == 1) {
-    if (position->ring_instance == instance_before)
-      skip_answered(infer, source);
-    else
-      clear_tables(infer, input);
-  }
+  if (status == 1 && position->ring_instance == instance_before)
+    skip_answered(infer, source);
+  if (status == 1 && bus_symbols_generation(input->symbols) != position->ring_instance)
+    clear_tables(infer, input, position->ring_instance);
   if (input->attached)
     copy_symbols(input);
 }

@@ -28,7 +28,7 @@ int bus_symbols_get(const void *memory, const struct bus_entry *entry, uint32_t 
 {
   bus_word words[ROW_WORDS];
   for (int attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
-    uint64_t generation = BUS_LOAD_ACQUIRE(generation_of(memory));
+    uint64_t generation = BUS_LOAD_ACQUIRE(generation_of(memory)); /* Y6 */
     if (index >= bus_symbols_count(memory, entry))
       return BUS_ERROR_ABSENT;
     for (size_t i = 0; i < ROW_WORDS; i++)
@@ -43,12 +43,16 @@ int bus_symbols_get(const void *memory, const struct bus_entry *entry, uint32_t 
   return BUS_ERROR_ABSENT;
 }
 
-void bus_symbols_clear(void *memory)
+void bus_symbols_clear(void *memory, uint64_t generation)
 {
-  bus_word *generation = generation_of(memory);
-  BUS_STORE_RELEASE((bus_word *)memory, (uint64_t)0);
-  BUS_STORE_RELAXED(generation, *generation + 1);
-  BUS_FENCE_RELEASE(); /* Y3 */
+  BUS_STORE_RELAXED((bus_word *)memory, (uint64_t)0);
+  BUS_STORE_RELEASE(generation_of(memory), generation); /* Y5 */
+  BUS_FENCE_RELEASE();                                  /* Y3 */
+}
+
+uint64_t bus_symbols_generation(const void *memory)
+{
+  return BUS_LOAD_RELAXED(generation_of(memory));
 }
 
 int bus_symbols_add(void *memory, const struct bus_entry *entry, const struct bus_symbol *symbol)

@@ -333,7 +333,7 @@ static void read_symbols(const void *memory, const struct bus_entry *entry)
   struct bus_symbol symbol;
   uint32_t count = bus_symbols_count(memory, entry);
   REQUIRE(count <= entry->depth);
-  bus_symbols_clear(own);
+  bus_symbols_clear(own, 1);
   for (uint32_t i = 0; bus_symbols_get(memory, entry, i, &symbol) == BUS_OK; i++) {
     REQUIRE(memchr(symbol.name, '\0', sizeof symbol.name));
     bus_symbols_add(own, &own_entry, &symbol);

@@ -189,6 +189,7 @@ struct remains {
   int fd;
   uint64_t signals; /* offset of the ring's first slot */
   uint64_t board;
+  uint64_t symbols;
   struct bus_subscription subscription;
 };
 
@@ -230,6 +231,7 @@ static void leave_remains(struct remains *remains, struct feed *feed,
   remains->signals =
       bus_neighbour_find(neighbour, BUS_OBJECT_RING, "signals")->offset + BUS_RING_HEADER_BYTES;
   remains->board = bus_neighbour_find(neighbour, BUS_OBJECT_BOARD, "feed-a")->offset;
+  remains->symbols = bus_neighbour_find(neighbour, BUS_OBJECT_SYMBOLS, "feed-a")->offset;
   remains->fd = open(fixture_path("infer"), O_RDWR | O_CLOEXEC);
   cr_assert_geq(remains->fd, 0);
 }
@@ -288,6 +290,42 @@ Test(infer_member, a_half_written_board_gets_the_newest_signal)
   bus_infer_delete(infer);
   cr_assert_eq(get(&remains, slot + 56) & 1, 0);
   cr_assert_eq(get(&remains, slot + offsetof(struct bus_signal, feature_position)), newest);
+  close(remains.fd);
+  bus_subscription_close(&remains.subscription);
+  bus_backlink_close(&feed.backlink);
+  bus_member_leave(feed.member, BUS_STATE_HALT);
+}
+
+/* Killed after it had joined a new instance of its feed, before it had cleared what it shows of the
+ * old one: the successor does. */
+Test(infer_member, tables_of_an_earlier_feed_are_cleared_in_the_end)
+{
+  enum { ANSWERED = 5 };
+  struct feed feed;
+  struct remains remains = {0};
+  struct bus_infer_config config = make_config(write_model());
+  config.feed_count = 1;
+  feed_start(&feed, "feed-a");
+  leave_remains(&remains, &feed, &config, ANSWERED);
+  struct bus_symbol earlier = {.name = "EARLIER"};
+  cr_assert_eq(get(&remains, remains.symbols + 8), bus_member_header(feed.member)->instance);
+  cr_assert_eq(pwrite(remains.fd, &earlier, sizeof earlier, (off_t)remains.symbols + 64),
+               (ssize_t)sizeof earlier);
+  put(&remains, remains.symbols + 8, bus_member_header(feed.member)->instance - 1);
+  pid_t child = spawn_infer(&config);
+  char name[8] = "";
+  while (strncmp(name, "SYM", sizeof name) != 0) {
+    uint64_t word = get(&remains, remains.symbols + 64);
+    memcpy(name, &word, sizeof name);
+    feed_connect(&feed);
+  }
+  cr_assert_eq(get(&remains, remains.symbols + 8), bus_member_header(feed.member)->instance);
+  for (uint64_t symbol = 0; symbol < 3; symbol++)
+    cr_assert_eq(get(&remains, remains.board + symbol * 64 + offsetof(struct bus_signal, flags)) &
+                     BUS_SIGNAL_VALID,
+                 0);
+  kill(child, SIGTERM);
+  waitpid(child, NULL, 0);
   close(remains.fd);
   bus_subscription_close(&remains.subscription);
   bus_backlink_close(&feed.backlink);

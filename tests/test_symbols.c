@@ -18,7 +18,7 @@ static void *fill_and_clear(void *context)
     struct bus_symbol row = {.tick_size = round};
     snprintf(row.name, sizeof row.name, "%08x-%08x", round, round);
     cr_assert_eq(bus_symbols_add(shared, &shared_entry, &row), 0);
-    bus_symbols_clear(shared);
+    bus_symbols_clear(shared, round + 1);
   }
   return NULL;
 }
@@ -59,7 +59,9 @@ Test(symbols, grows_finds_and_fills_up)
   cr_assert_eq(bus_symbols_add(memory, &entry, &row), BUS_ERROR_NO_SPACE);
   cr_assert_eq(bus_symbols_get(memory, &entry, 3, &out), BUS_OK);
   cr_assert_str_eq(out.name, "SYM3");
-  bus_symbols_clear(memory);
+  cr_assert_eq(bus_symbols_generation(memory), 0);
+  bus_symbols_clear(memory, 7);
+  cr_assert_eq(bus_symbols_generation(memory), 7);
   cr_assert_eq(bus_symbols_count(memory, &entry), 0);
   cr_assert_eq(bus_symbols_get(memory, &entry, 0, &out), BUS_ERROR_ABSENT);
   memory[0] = UINT64_MAX; /* a hostile count */
