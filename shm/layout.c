@@ -175,7 +175,7 @@ const char *bus_object_type_name(uint32_t type)
 
 const char *bus_record_type_name(uint32_t type)
 {
-  static const char *const names[] = {"raw", "feature", "signal"};
+  static const char *const names[] = {"raw", "feature", "signal", "gap"};
   return name_of(type, names, BUS_COUNT_OF(names));
 }
 

@@ -15,7 +15,8 @@ BUS_BEGIN_DECLARATIONS
 enum bus_record_type {
   BUS_RECORD_RAW = 0,     /* bytes; only the stamp is defined */
   BUS_RECORD_FEATURE = 1, /* struct bus_feature */
-  BUS_RECORD_SIGNAL = 2   /* struct bus_signal */
+  BUS_RECORD_SIGNAL = 2,  /* struct bus_signal */
+  BUS_RECORD_GAP = 3      /* struct bus_gap */
 };
 
 /* bus_feature.flags */
@@ -94,6 +95,27 @@ struct bus_signal {
   uint64_t stamp;        /* owned by the ring or the board */
 };
 
+/* bus_gap.cause: why a recorder has no record of these positions. */
+enum bus_gap_cause {
+  BUS_GAP_OVERRUN = 1,     /* overwritten before they were read */
+  BUS_GAP_DISK_FULL = 2,   /* read, but there was no room to write them to */
+  BUS_GAP_WRITE_ERROR = 3, /* read, but the file system refused them */
+  BUS_GAP_REPLACED = 4,    /* the producer's file was replaced before they were read */
+  BUS_GAP_STOPPED = 5      /* committed while no recorder was running */
+};
+
+/* A recorder's note that positions of a ring are missing in its capture. */
+struct bus_gap {
+  uint64_t time_ns;      /* bus clock when it was noticed */
+  uint64_t first;        /* first missing position */
+  uint64_t last;         /* last missing position; the count is last - first + 1 */
+  uint64_t instance;     /* of the producer's file that the positions count in */
+  uint32_t stream;       /* which ring: FNV-1a of "member.ring", low 32 bits */
+  uint8_t cause;         /* enum bus_gap_cause */
+  uint8_t reserved0[19]; /* 0 */
+  uint64_t stamp;        /* owned by the ring */
+};
+
 /* One row of a feed's symbol table. */
 struct bus_symbol {
   char name[20];         /* as the exchange writes it, NUL-terminated */
@@ -137,6 +159,16 @@ BUS_ASSERT_OFFSET(bus_signal, engine, 54);
 BUS_ASSERT_OFFSET(bus_signal, flags, 55);
 BUS_ASSERT_OFFSET(bus_signal, stamp, 56);
 BUS_STATIC_ASSERT(sizeof(struct bus_signal) == 64, "bus_signal is one line");
+
+BUS_ASSERT_OFFSET(bus_gap, time_ns, 0);
+BUS_ASSERT_OFFSET(bus_gap, first, 8);
+BUS_ASSERT_OFFSET(bus_gap, last, 16);
+BUS_ASSERT_OFFSET(bus_gap, instance, 24);
+BUS_ASSERT_OFFSET(bus_gap, stream, 32);
+BUS_ASSERT_OFFSET(bus_gap, cause, 36);
+BUS_ASSERT_OFFSET(bus_gap, reserved0, 37);
+BUS_ASSERT_OFFSET(bus_gap, stamp, 56);
+BUS_STATIC_ASSERT(sizeof(struct bus_gap) == 64, "bus_gap is one line");
 
 BUS_ASSERT_OFFSET(bus_symbol, name, 0);
 BUS_ASSERT_OFFSET(bus_symbol, price_exponent, 20);

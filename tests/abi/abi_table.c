@@ -96,7 +96,8 @@ ENUM(bus_policy, POLICIES)
 #define RECORD_TYPES(X)                                                                            \
   X(BUS_RECORD_RAW, "bytes; only the stamp is defined")                                            \
   X(BUS_RECORD_FEATURE, "bus_feature, 128 bytes")                                                  \
-  X(BUS_RECORD_SIGNAL, "bus_signal, 64 bytes")
+  X(BUS_RECORD_SIGNAL, "bus_signal, 64 bytes")                                                     \
+  X(BUS_RECORD_GAP, "bus_gap, 64 bytes")
 ENUM(bus_record_type, RECORD_TYPES)
 
 #define FEATURE_FLAGS(X)                                                                           \
@@ -129,6 +130,14 @@ ENUM(bus_signal_flag, SIGNAL_FLAGS)
   X(BUS_ENGINE_AVX512, "CPU, AVX-512")                                                             \
   X(BUS_ENGINE_CUDA, "GPU; the scores have the same bits as the CPU's")
 ENUM(bus_engine_id, ENGINES)
+
+#define GAP_CAUSES(X)                                                                              \
+  X(BUS_GAP_OVERRUN, "overwritten before they were read")                                          \
+  X(BUS_GAP_DISK_FULL, "read, but there was no room to write them to")                             \
+  X(BUS_GAP_WRITE_ERROR, "read, but the file system refused them")                                 \
+  X(BUS_GAP_REPLACED, "the producer's file was replaced before they were read")                    \
+  X(BUS_GAP_STOPPED, "committed while no recorder was running")
+ENUM(bus_gap_cause, GAP_CAUSES)
 
 static const struct field member_header_fields[] = {
     FIELD(bus_member_header, magic, "", "stored last, with release; 0: being created, or deleted"),
@@ -243,6 +252,17 @@ static const struct field signal_fields[] = {
     FIELD(bus_signal, engine, "", "enum bus_engine_id"),
     FIELD(bus_signal, flags, "", "enum bus_signal_flag, or-ed"),
     FIELD(bus_signal, stamp, "", "the ring's or the board's"),
+};
+
+static const struct field gap_fields[] = {
+    FIELD(bus_gap, time_ns, "ns, bus clock", "when it was noticed"),
+    FIELD(bus_gap, first, "position", "first missing"),
+    FIELD(bus_gap, last, "position", "last missing; the count is last - first + 1"),
+    FIELD(bus_gap, instance, "", "of the producer's file that the positions count in"),
+    FIELD(bus_gap, stream, "", "which ring: FNV-1a of \"member.ring\", low 32 bits"),
+    FIELD(bus_gap, cause, "", "enum bus_gap_cause"),
+    FIELD(bus_gap, reserved0, "", "0"),
+    FIELD(bus_gap, stamp, "", "the ring's"),
 };
 
 static const struct field symbol_fields[] = {
@@ -407,6 +427,7 @@ int main(void)
   PRINT_STRUCT(bus_ring_header, ring_header_fields);
   PRINT_STRUCT(bus_position, position_fields);
   PRINT_STRUCT(bus_histogram, histogram_fields);
+  PRINT_STRUCT(bus_gap, gap_fields);
   PRINT_STRUCT(bus_symbol, symbol_fields);
   PRINT_STRUCT(bus_feature, feature_fields);
   PRINT_STRUCT(bus_signal, signal_fields);
@@ -419,6 +440,7 @@ int main(void)
   PRINT_ENUM(bus_trigger);
   PRINT_ENUM(bus_signal_flag);
   PRINT_ENUM(bus_engine_id);
+  PRINT_ENUM(bus_gap_cause);
   print_sizes();
   print_buckets();
   print_hash_vectors();
@@ -427,6 +449,6 @@ int main(void)
       bus_object_type_is_listed(BUS_OBJECT_RING) && bus_policy_is_listed(BUS_POLICY_WAIT) &&
       bus_record_type_is_listed(BUS_RECORD_RAW) && bus_feature_flag_is_listed(BUS_FEATURE_VALID) &&
       bus_trigger_is_listed(BUS_TRIGGER_NONE) && bus_signal_flag_is_listed(BUS_SIGNAL_VALID) &&
-      bus_engine_id_is_listed(BUS_ENGINE_NONE);
+      bus_engine_id_is_listed(BUS_ENGINE_NONE) && bus_gap_cause_is_listed(BUS_GAP_OVERRUN);
   return failures || !listed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
