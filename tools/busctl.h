@@ -27,6 +27,8 @@ int busctl_info(int argc, char **argv);
 int busctl_top(int argc, char **argv);
 int busctl_up(int argc, char **argv);
 int busctl_down(int argc, char **argv);
+int busctl_isolate(int argc, char **argv);
+int busctl_release(int argc, char **argv);
 
 /* ---- busctl_common.c ---- */
 

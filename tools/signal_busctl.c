@@ -14,6 +14,8 @@ static const struct {
     {"top", busctl_top, "watch them live"},
     {"up", busctl_up, "start the members of a configuration file and keep them running"},
     {"down", busctl_down, "stop what `up` started"},
+    {"isolate", busctl_isolate, "keep everybody else off some CPUs"},
+    {"release", busctl_release, "give them back, as they were found"},
 };
 
 /* systemd's busctl inspects D-Bus; its verbs must never seem to work here. */

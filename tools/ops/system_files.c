@@ -233,7 +233,7 @@ int ops_directory_list(const char *path, struct ops_names *names)
 
 void ops_names_free(struct ops_names *names)
 {
-  for (size_t i = 0; i < names->count; i++)
+  for (size_t i = 0; names->names && i < names->count; i++)
     free(names->names[i]);
   free(names->names);
   *names = (struct ops_names){0};

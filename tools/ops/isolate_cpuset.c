@@ -1,0 +1,204 @@
+/* The stage that keeps other programs off the CPUs for good: a cgroup of cpuset's. */
+#include "tools/ops/isolate_plan.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char stage[] = "cpuset";
+
+/* True when this isolation made `path` itself, in an earlier call. */
+static bool made_before(const struct ops_isolation *run, const char *path)
+{
+  for (size_t i = 0; i < run->journal.count; i++)
+    if (run->journal.changes[i].kind == OPS_CHANGE_DIRECTORY &&
+        !strcmp(run->journal.changes[i].path, path))
+      return true;
+  return false;
+}
+
+static int plan_directory(struct ops_isolation *run, const char *path)
+{
+  struct ops_change change = {.kind = OPS_CHANGE_DIRECTORY, .found = "absent", .wanted = "made"};
+  strcpy(change.stage, stage);
+  strcpy(change.path, path);
+  if (!ops_file_exists(path))
+    return ops_plan_add(run, &change);
+  if (made_before(run, path))
+    return BUS_OK;
+  return ops_plan_refuse(run, OPS_EXIT_CONFLICT,
+                         "%s is there and no journal of ours says who made it: look at its "
+                         "cgroup.procs, then rmdir it, or choose another --name",
+                         path);
+}
+
+/* A value in a cgroup of ours: it needs no restoring, since the cgroup goes. */
+static int plan_value(struct ops_isolation *run, const char *cgroup, const char *file,
+                      enum ops_value_format format, const char *wanted)
+{
+  struct ops_change change = {.format = format, .fresh = true, .found = "(new)"};
+  strcpy(change.stage, stage);
+  snprintf(change.wanted, sizeof change.wanted, "%s", wanted);
+  int error = ops_path_join(change.path, cgroup, "%s", file);
+  if (error != BUS_OK)
+    return error;
+  return ops_file_exists(change.path) ? ops_plan_write(run, &change) : ops_plan_add(run, &change);
+}
+
+/* Refuses when the cgroup `name` beside ours names one of the CPUs in `file`. */
+static int check_sibling(struct ops_isolation *run, const char *name, const char *file)
+{
+  char path[OPS_PATH_BYTES], text[OPS_CPU_LIST_BYTES];
+  struct ops_cpu_list cpus;
+  if (ops_path_join(path, run->cgroup_parent, "%s/%s", name, file) != BUS_OK ||
+      ops_file_read(path, text, sizeof text) <= 0 ||
+      ops_cpu_list_parse(&cpus, text, path) != BUS_OK)
+    return BUS_OK;
+  cpus = ops_cpu_list_and(&cpus, &run->cpus);
+  if (ops_cpu_list_count(&cpus) == 0)
+    return BUS_OK;
+  char both[OPS_CPU_LIST_BYTES];
+  return ops_plan_refuse(
+      run, OPS_EXIT_CONFLICT,
+      "%s is '%s' and names CPUs %s: an isolation and another cgroup cannot share "
+      "them; take them out there (for a systemd unit: systemctl set-property "
+      "--runtime %s AllowedCPUs=%s), then try again",
+      path, text, ops_cpu_list_format(&cpus, both, sizeof both), name, run->house_text);
+}
+
+static int check_siblings(struct ops_isolation *run)
+{
+  static const char *const files[] = {"cpuset.cpus", "cpuset.cpus.exclusive"};
+  struct ops_names names;
+  int error = ops_directory_list(run->cgroup_parent, &names);
+  for (size_t i = 0; error == BUS_OK && i < names.count; i++) {
+    if (!strncmp(names.names[i], "signal-bus-", sizeof "signal-bus-" - 1))
+      continue; /* ours: the journals were compared */
+    for (size_t j = 0; error == BUS_OK && j < BUS_COUNT_OF(files); j++)
+      error = check_sibling(run, names.names[i], files[j]);
+  }
+  ops_names_free(&names);
+  return error;
+}
+
+/* ---- cgroup v2 ---- */
+
+/* True for kernels whose workqueues can stall when a partition is made: 6.9 and later, fixed in
+ * 6.12.82, 6.18.23 and 6.19.13. */
+static bool kernel_can_stall(int major, int minor, int patch)
+{
+  if (major != 6 || minor < 9 || minor > 19)
+    return false;
+  return minor == 12 ? patch < 82 : minor == 18 ? patch < 23 : minor == 19 ? patch < 13 : true;
+}
+
+static int check_kernel(struct ops_isolation *run)
+{
+  char path[OPS_PATH_BYTES], text[256];
+  int major, minor, patch = 0;
+  int error = ops_path_join(path, run->system->proc_root, "sys/kernel/osrelease");
+  if (error != BUS_OK || ops_file_read(path, text, sizeof text) < 0 ||
+      sscanf(text, "%9d.%9d.%9d", &major, &minor, &patch) < 2 ||
+      !kernel_can_stall(major, minor, patch))
+    return error;
+  if (run->options.strict)
+    return ops_plan_refuse(run, OPS_EXIT_UNSUPPORTED,
+                           "kernel %d.%d.%d can stall its workqueues when a partition is made: "
+                           "install 6.12.82, 6.18.23, 6.19.13 or later",
+                           major, minor, patch);
+  ops_plan_warn(run,
+                "kernel %d.%d.%d can stall its workqueues when a partition is made; fixed in "
+                "6.12.82, 6.18.23 and 6.19.13",
+                major, minor, patch);
+  return BUS_OK;
+}
+
+static int plan_partition(struct ops_isolation *run)
+{
+  struct ops_change control = {.format = OPS_VALUE_TOKEN, .wanted = "cpuset"};
+  strcpy(control.stage, stage);
+  int error;
+  if ((error = check_kernel(run)) != BUS_OK ||
+      (error = ops_path_join(control.path, run->cgroup_parent, "cgroup.subtree_control")) !=
+          BUS_OK ||
+      (error = ops_plan_write(run, &control)) != BUS_OK ||
+      (error = plan_directory(run, run->cgroup)) != BUS_OK ||
+      (error = plan_value(run, run->cgroup, "cpuset.cpus", OPS_VALUE_LIST, run->cpus_text)) !=
+          BUS_OK)
+    return error;
+  return plan_value(run, run->cgroup, "cpuset.cpus.partition", OPS_VALUE_TEXT, "isolated");
+}
+
+/* ---- cgroup v1 ---- */
+
+/* Everybody's cpuset: of this isolation, or of an earlier one that is still there. */
+static int plan_house(struct ops_isolation *run, const char *mems)
+{
+  int error;
+  bool shared = ops_file_exists(run->cgroup_house) && !made_before(run, run->cgroup_house);
+  if (shared && run->latest_other[0]) {
+    struct ops_change cpus = {.format = OPS_VALUE_LIST};
+    strcpy(cpus.stage, stage);
+    strcpy(cpus.wanted, run->house_text);
+    error = ops_path_join(cpus.path, run->cgroup_house, "cpuset.cpus");
+    return error != BUS_OK ? error : ops_plan_write(run, &cpus);
+  }
+  if ((error = plan_directory(run, run->cgroup_house)) != BUS_OK ||
+      (error = plan_value(run, run->cgroup_house, "cpuset.cpus", OPS_VALUE_LIST,
+                          run->house_text)) != BUS_OK)
+    return error;
+  return plan_value(run, run->cgroup_house, "cpuset.mems", OPS_VALUE_TEXT, mems);
+}
+
+/* Everybody who is in the root cpuset. */
+static int plan_move(struct ops_isolation *run)
+{
+  struct ops_change change = {.kind = OPS_CHANGE_MOVE, .failure = OPS_FAILURE_WARNS};
+  int processes = ops_cgroup_count(run->system, run->cgroup_parent, NULL);
+  if (processes <= 0)
+    return processes;
+  strcpy(change.stage, stage);
+  snprintf(change.label, sizeof change.label, "%d processes", processes);
+  strcpy(change.path, run->cgroup_house);
+  snprintf(change.found, sizeof change.found, "%s", run->cgroup_parent);
+  snprintf(change.wanted, sizeof change.wanted, "%s", run->cgroup_house);
+  strcpy(change.advice, "they may still run on the CPUs: stop them, or start them again");
+  /* Whose cpuset it is, that one's release brings them back. */
+  change.fresh = ops_file_exists(run->cgroup_house);
+  return ops_plan_add(run, &change);
+}
+
+static int plan_root_balance(struct ops_isolation *run)
+{
+  struct ops_change change = {.wanted = "0"};
+  strcpy(change.stage, stage);
+  int error = ops_path_join(change.path, run->cgroup_parent, "cpuset.sched_load_balance");
+  return error != BUS_OK ? error : ops_plan_write(run, &change);
+}
+
+static int plan_cpuset_v1(struct ops_isolation *run)
+{
+  char path[OPS_PATH_BYTES], mems[OPS_VALUE_BYTES];
+  int error = ops_path_join(path, run->cgroup_parent, "cpuset.mems");
+  if (error != BUS_OK || (error = ops_file_read(path, mems, sizeof mems)) < 0 ||
+      (error = plan_house(run, mems)) != BUS_OK ||
+      (error = plan_directory(run, run->cgroup)) != BUS_OK ||
+      (error = plan_value(run, run->cgroup, "cpuset.cpus", OPS_VALUE_LIST, run->cpus_text)) !=
+          BUS_OK ||
+      (error = plan_value(run, run->cgroup, "cpuset.mems", OPS_VALUE_TEXT, mems)) != BUS_OK ||
+      (error = plan_value(run, run->cgroup, "cpuset.sched_load_balance", OPS_VALUE_TEXT, "0")) !=
+          BUS_OK ||
+      (error = plan_move(run)) != BUS_OK || (error = plan_root_balance(run)) != BUS_OK)
+    return error;
+  return plan_value(run, run->cgroup, "cpuset.cpu_exclusive", OPS_VALUE_TEXT, "1");
+}
+
+int ops_plan_cpuset(struct ops_isolation *run)
+{
+  if (run->mode == OPS_MODE_AFFINITY)
+    return BUS_OK;
+  int error = check_siblings(run);
+  if (error != BUS_OK)
+    return error;
+  return run->mode == OPS_MODE_PARTITION ? plan_partition(run) : plan_cpuset_v1(run);
+}
