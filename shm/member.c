@@ -236,12 +236,13 @@ static void sign_in(struct bus_member *member, const struct bus_member_config *c
   bus_member_heartbeat(member, bus_clock_monotonic_ns());
 }
 
-static void format_objects(struct bus_member *member, uint64_t start_position)
+static void format_objects(struct bus_member *member, const struct bus_member_config *config)
 {
   for (uint32_t i = 0; i < member->plan.entry_count; i++) {
     const struct bus_entry *entry = &member->entries[i];
     if (entry->type == BUS_OBJECT_RING)
-      bus_ring_format(member->mapping.base + entry->offset, entry, start_position);
+      bus_ring_format(member->mapping.base + entry->offset, entry,
+                      config->start_position + config->objects[i].start_position);
   }
 }
 
@@ -259,7 +260,7 @@ static int create_file(struct bus_member *member, const struct bus_member_config
     return error;
   }
   member->header = (struct bus_member_header *)member->mapping.base;
-  format_objects(member, config->start_position);
+  format_objects(member, config);
   memcpy(member->mapping.base + BUS_HEADER_BYTES, member->entries,
          (size_t)member->plan.entry_count * BUS_ENTRY_BYTES);
   *member->header = member->plan;

@@ -26,10 +26,11 @@ struct bus_object_spec {
                        ring's name */
   const char *peer; /* ring: its reliable consumer (NULL with OVERWRITE); position: the producer */
   const char *unit; /* counter, histogram */
-  uint32_t record_type; /* ring, board */
-  uint32_t record_size; /* ring, board: 64..1 MiB, a multiple of 64 */
-  uint32_t policy;      /* ring */
-  uint64_t depth;       /* ring: a power of two, 4..2^30; board, symbols, text: elements */
+  uint32_t record_type;    /* ring, board */
+  uint32_t record_size;    /* ring, board: 64..1 MiB, a multiple of 64 */
+  uint32_t policy;         /* ring */
+  uint64_t depth;          /* ring: a power of two, 4..2^30; board, symbols, text: elements */
+  uint64_t start_position; /* ring: first position of a new one, beyond that of the config */
 };
 
 /* When an existing file is continued instead of being made anew. */

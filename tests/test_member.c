@@ -1,6 +1,7 @@
 #include "bus_fixture.h"
 
 #include "shm/error.h"
+#include "shm/ring.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -63,6 +64,21 @@ Test(member, creates_a_file_that_says_everything)
   bus_member_set_text(member, "source", "%s",
                       "a text that is far longer than the sixty-four bytes it was given room for");
   cr_assert_eq(strlen(bus_member_object(member, BUS_OBJECT_TEXT, "source")), 63);
+  bus_member_leave(member, BUS_STATE_HALT);
+}
+
+Test(member, each_ring_begins_where_it_is_told)
+{
+  struct bus_object_spec rings[] = {objects[0], objects[0]};
+  rings[0].start_position = 123456789012;
+  rings[1].name = "others";
+  struct bus_member *member = fixture_member("feed", rings, BUS_COUNT_OF(rings), 7);
+  const struct bus_ring_header *first = bus_member_object(member, BUS_OBJECT_RING, "features");
+  const struct bus_ring_header *second = bus_member_object(member, BUS_OBJECT_RING, "others");
+  cr_assert_eq(first->first, 123456789012 + 7);
+  cr_assert_eq(second->first, 7);
+  cr_assert_eq(bus_ring_head(first, bus_member_entry(member, BUS_OBJECT_RING, "features")),
+               first->first);
   bus_member_leave(member, BUS_STATE_HALT);
 }
 
