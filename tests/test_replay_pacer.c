@@ -39,7 +39,7 @@ static void begin(double speed)
   fake = (struct fake_clock){.now_ns = 5000000000u, .step_ns = 10, .oversleep_ns = 40000};
   memset(&lateness, 0, sizeof lateness);
   const struct replay_pacer_clock clock = {fake_now_ns, fake_sleep_until, &fake};
-  replay_pacer_init(&pacer, &clock, speed, &lateness);
+  replay_pacer_init(&pacer, &clock, speed);
 }
 
 /* One record through the pacer; what it was late. */
@@ -48,7 +48,7 @@ static uint64_t play(uint64_t record_ns)
   uint64_t due_ns = replay_pacer_due_ns(&pacer, record_ns);
   while (!replay_pacer_wait(&pacer, due_ns, fake.now_ns + 10000000u))
     ;
-  return replay_pacer_done(&pacer, due_ns);
+  return replay_pacer_done(&pacer, due_ns, &lateness);
 }
 
 Test(replay_pacer, deadlines_are_distances_divided_by_the_speed)

@@ -7,9 +7,9 @@
 #define FAR_NS ((uint64_t)INT64_MAX)
 
 void replay_pacer_init(struct replay_pacer *pacer, const struct replay_pacer_clock *clock,
-                       double speed, struct bus_histogram *lateness_ns)
+                       double speed)
 {
-  *pacer = (struct replay_pacer){.clock = *clock, .speed = speed, .lateness_ns = lateness_ns};
+  *pacer = (struct replay_pacer){.clock = *clock, .speed = speed};
 }
 
 static uint64_t now_ns(const struct replay_pacer *pacer)
@@ -56,11 +56,12 @@ bool replay_pacer_wait(const struct replay_pacer *pacer, uint64_t due_ns, uint64
   return now >= due_ns;
 }
 
-uint64_t replay_pacer_done(struct replay_pacer *pacer, uint64_t due_ns)
+uint64_t replay_pacer_done(struct replay_pacer *pacer, uint64_t due_ns,
+                           struct bus_histogram *lateness_ns)
 {
   uint64_t now = now_ns(pacer);
   uint64_t late_ns = now > due_ns ? now - due_ns : 0;
-  bus_histogram_record(pacer->lateness_ns, late_ns);
+  bus_histogram_record(lateness_ns, late_ns);
   if (BUS_UNLIKELY(late_ns > REPLAY_PACER_SLIP_NS)) {
     pacer->start_ns += late_ns;
     pacer->slips++;

@@ -32,13 +32,12 @@ struct replay_pacer {
   uint64_t start_ns;        /* ... is due at this bus time */
   uint64_t slips;           /* times that the schedule moved ... */
   uint64_t slipped_ns;      /* ... and by how much in all */
-  struct bus_histogram *lateness_ns;
 };
 
-/* A pacer without schedule. `speed` > 0: 1 as recorded, 10 ten times as fast. `lateness_ns` counts
- * what replay_pacer_done finds; it must outlive the pacer. The thread that paces: all of this. */
+/* A pacer without schedule. `speed` > 0: 1 as recorded, 10 ten times as fast. The thread that
+ * paces: all of this. */
 void replay_pacer_init(struct replay_pacer *pacer, const struct replay_pacer_clock *clock,
-                       double speed, struct bus_histogram *lateness_ns);
+                       double speed);
 
 /* Begins a schedule: a record of time `record_ns` is due now, and the others by their distance from
  * it. */
@@ -52,8 +51,9 @@ uint64_t replay_pacer_due_ns(const struct replay_pacer *pacer, uint64_t record_n
  * when `due_ns` has come: the record goes out now. */
 bool replay_pacer_wait(const struct replay_pacer *pacer, uint64_t due_ns, uint64_t until_ns);
 
-/* The record that was due at `due_ns` is out: counts how late it is, and moves the schedule when
- * that is beyond the limit. Returns the lateness, ns. */
-uint64_t replay_pacer_done(struct replay_pacer *pacer, uint64_t due_ns);
+/* The record that was due at `due_ns` is out: counts in `lateness_ns` how late it is, and moves the
+ * schedule when that is beyond the limit. Returns the lateness, ns. */
+uint64_t replay_pacer_done(struct replay_pacer *pacer, uint64_t due_ns,
+                           struct bus_histogram *lateness_ns);
 
 #endif
