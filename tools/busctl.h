@@ -29,6 +29,7 @@ int busctl_up(int argc, char **argv);
 int busctl_down(int argc, char **argv);
 int busctl_isolate(int argc, char **argv);
 int busctl_release(int argc, char **argv);
+int busctl_hugepages(int argc, char **argv);
 
 /* ---- busctl_common.c ---- */
 

@@ -16,6 +16,7 @@ static const struct {
     {"down", busctl_down, "stop what `up` started"},
     {"isolate", busctl_isolate, "keep everybody else off some CPUs"},
     {"release", busctl_release, "give them back, as they were found"},
+    {"hugepages", busctl_hugepages, "reserve huge pages and put the bus on them"},
 };
 
 /* systemd's busctl inspects D-Bus; its verbs must never seem to work here. */
@@ -27,7 +28,7 @@ static void print_help(FILE *out)
 {
   fputs("Usage: signal-busctl VERB [OPTION]..\n\n", out);
   for (size_t i = 0; i < BUS_COUNT_OF(verbs); i++)
-    fprintf(out, "  %-8s %s\n", verbs[i].name, verbs[i].summary);
+    fprintf(out, "  %-9s %s\n", verbs[i].name, verbs[i].summary);
   fputs(
       "\n"
       "Options of every verb\n"
