@@ -1,6 +1,8 @@
 /* bus-infer: feature records in, signals out. */
 #include "consumers/infer_member.h"
 #include "shm/error.h"
+#include "shm/log.h"
+#include "shm/notify.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -132,18 +134,20 @@ int main(int argc, char **argv)
   int parsed = parse(&config, argc, argv);
   if (parsed != 0) {
     if (parsed < 0)
-      fprintf(stderr, "bus-infer: %s\n", bus_error_message());
+      bus_log(BUS_LOG_ERROR, "bus-infer: %s", bus_error_message());
     return parsed < 0 ? 2 : 0;
   }
   bus_loop_handle_signals();
+  if (bus_notify_open() != BUS_OK)
+    bus_log(BUS_LOG_WARNING, "bus-infer: %s", bus_error_message());
   struct bus_infer *infer;
   int error = bus_infer_new(&config, &infer);
   if (!error) {
-    fprintf(stderr, "bus-infer: %s\n", bus_infer_describe(infer));
+    bus_log(BUS_LOG_INFO, "bus-infer: %s", bus_infer_describe(infer));
     error = bus_infer_run(infer);
   }
   if (error)
-    fprintf(stderr, "bus-infer: %s\n", bus_error_message());
+    bus_log(BUS_LOG_ERROR, "bus-infer: %s", bus_error_message());
   if (infer)
     bus_infer_delete(infer);
   return error ? 1 : 0;

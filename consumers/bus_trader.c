@@ -5,6 +5,8 @@
 #include "consumers/latency_report.h"
 #include "shm/board.h"
 #include "shm/error.h"
+#include "shm/log.h"
+#include "shm/notify.h"
 #include "shm/options.h"
 #include "shm/subscription.h"
 #include "shm/symbols.h"
@@ -497,10 +499,12 @@ int main(int argc, char **argv)
   int parsed = parse(&trader, argc, argv);
   if (parsed != 0) {
     if (parsed < 0)
-      fprintf(stderr, "bus-trader: %s\n", bus_error_message());
+      bus_log(BUS_LOG_ERROR, "bus-trader: %s", bus_error_message());
     return parsed < 0 ? 2 : 0;
   }
   bus_loop_handle_signals();
+  if (bus_notify_open() != BUS_OK)
+    bus_log(BUS_LOG_WARNING, "bus-trader: %s", bus_error_message());
   int error = set_up(&trader);
   if (!error) {
     bus_subscription_maintain(&trader.signals, 0);
@@ -513,7 +517,7 @@ int main(int argc, char **argv)
     error = error ? error : reported;
   }
   if (error)
-    fprintf(stderr, "bus-trader: %s\n", bus_error_message());
+    bus_log(BUS_LOG_ERROR, "bus-trader: %s", bus_error_message());
   bool missed = !error && *trader.signals_lost > 0;
   clean_up(&trader, error);
   return error ? 1 : missed ? 3 : 0;

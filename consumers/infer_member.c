@@ -4,6 +4,7 @@
 #include "shm/board.h"
 #include "shm/doorbell.h"
 #include "shm/error.h"
+#include "shm/log.h"
 #include "shm/subscription.h"
 #include "shm/symbols.h"
 
@@ -255,7 +256,7 @@ static void log_refusal(struct bus_infer *infer, struct input *input, int status
 {
   bool refused = status < 0 && status != BUS_ERROR_ABSENT && status != BUS_ERROR_NOT_READY;
   if (refused && status != input->refusal)
-    fprintf(stderr, "bus-infer: %s: %s\n", infer->config.options.name, bus_error_message());
+    bus_log(BUS_LOG_WARNING, "bus-infer: %s: %s", infer->config.options.name, bus_error_message());
   input->refusal = refused ? status : 0;
 }
 

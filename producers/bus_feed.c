@@ -3,6 +3,8 @@
 #include "producers/source_capture.h"
 #include "producers/source_synthetic.h"
 #include "shm/error.h"
+#include "shm/log.h"
+#include "shm/notify.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -287,12 +289,15 @@ static struct bus_source *open_source(struct arguments *arguments)
 static void report(const char *source_text, const struct bus_feed_counters *counters)
 {
   uint64_t values[BUS_FEED_COUNTER_COUNT];
+  char text[BUS_FEED_COUNTER_COUNT * 64];
+  size_t length = 0;
   memcpy(values, counters, sizeof values);
-  fprintf(stderr, "bus-feed: %s:", source_text);
+  text[0] = '\0';
   for (size_t i = 0; i < BUS_FEED_COUNTER_COUNT; i++)
     if (values[i])
-      fprintf(stderr, " %s %" PRIu64, bus_feed_counter_descriptions[i].name, values[i]);
-  fputc('\n', stderr);
+      length += (size_t)snprintf(text + length, sizeof text - length, " %s %" PRIu64,
+                                 bus_feed_counter_descriptions[i].name, values[i]);
+  bus_log(BUS_LOG_INFO, "bus-feed: %s:%s", source_text, text);
 }
 
 static int run(struct arguments *arguments)
@@ -329,14 +334,16 @@ int main(int argc, char **argv)
   int parsed = parse(&arguments, argc, argv);
   if (parsed != 0) {
     if (parsed < 0)
-      fprintf(stderr, "bus-feed: %s\n", bus_error_message());
+      bus_log(BUS_LOG_ERROR, "bus-feed: %s", bus_error_message());
     return parsed < 0 ? 2 : 0;
   }
   bus_loop_handle_signals();
+  if (bus_notify_open() != BUS_OK)
+    bus_log(BUS_LOG_WARNING, "bus-feed: %s", bus_error_message());
   struct bus_source *source = open_source(&arguments);
   int error = source ? run(&arguments) : BUS_ERROR_INVALID;
   if (error)
-    fprintf(stderr, "bus-feed: %s\n", bus_error_message());
+    bus_log(BUS_LOG_ERROR, "bus-feed: %s", bus_error_message());
   bus_source_close(source);
   return error ? 1 : 0;
 }

@@ -1,7 +1,9 @@
 #include "loop.h"
 
 #include "error.h"
+#include "notify.h"
 
+#include <inttypes.h>
 #include <numa.h>
 #include <sched.h>
 #include <signal.h>
@@ -163,6 +165,7 @@ int bus_loop_keep_house(struct bus_loop *loop, const struct bus_loop_operations 
   uint64_t before_bytes = bus_allocated_bytes();
   if (loop->member)
     bus_member_heartbeat(loop->member, loop->now_ns);
+  bus_notify_alive(loop->now_ns);
   int error = operations->housekeeping ? operations->housekeeping(context, loop) : BUS_OK;
   uint64_t after_bytes = bus_allocated_bytes();
   loop->allocated_bytes_elsewhere += after_bytes - before_bytes;
@@ -194,11 +197,20 @@ static void idle(struct bus_loop *loop, const struct bus_loop_operations *operat
   operations->sleep(context, left_ns > 0 ? (uint64_t)left_ns : 0);
 }
 
+static void tell_ready(const struct bus_loop *loop)
+{
+  if (loop->member)
+    bus_notify_status("member %s of %s, epoch %" PRIu64, bus_member_header(loop->member)->name,
+                      bus_member_directory(loop->member), bus_member_header(loop->member)->epoch);
+  bus_notify_ready();
+}
+
 int bus_loop_run(struct bus_loop *loop, const struct bus_loop_operations *operations, void *context)
 {
   int result = BUS_OK;
   loop->allocated_bytes_elsewhere = bus_allocated_bytes();
   loop->now_ns = bus_clock_now_ns(&loop->clock);
+  tell_ready(loop);
   while (!bus_loop_stop_requested()) {
     if ((int64_t)(loop->now_ns - loop->next_housekeeping_ns) >= 0) {
       result = bus_loop_keep_house(loop, operations, context);
@@ -221,5 +233,6 @@ int bus_loop_run(struct bus_loop *loop, const struct bus_loop_operations *operat
     loop->now_ns = end_ns;
   }
   publish_allocations(loop, bus_allocated_bytes());
+  bus_notify_stopping();
   return result == BUS_ERROR_AGAIN || result > 0 ? BUS_OK : result;
 }

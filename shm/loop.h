@@ -88,7 +88,8 @@ BUS_EXPORT int bus_loop_init(struct bus_loop *loop, struct bus_member *member, u
 /* Runs on the calling thread, which called bus_loop_init, until work or housekeeping say so or
  * bus_loop_stop_requested(). Returns BUS_OK or their error. From here on
  * what the work function allocates is counted in the member's "allocated_bytes" (where jemalloc is
- * linked): it should stay 0. */
+ * linked): it should stay 0. Where bus_notify_open was called, a service manager hears that the
+ * process is ready, alive and stopping. */
 BUS_EXPORT int bus_loop_run(struct bus_loop *loop, const struct bus_loop_operations *operations,
                             void *context);
 

@@ -166,7 +166,7 @@ def verbs_of_systemd_are_refused_with_a_pointer():
         assert not out and f"'{verb}' is a verb of systemd's busctl" in err and f"/usr/bin/busctl {verb}" in err
     out = busctl("--help")[0]
     ours = re.findall(r"^  ([a-z]+) ", out, re.M)
-    assert ours == ["create", "destroy", "info", "top", "up", "down"], ours
+    assert ours == ["create", "destroy", "info", "top", "up", "run", "down"], ours
     assert not set(ours) & set(SYSTEMD_VERBS)
 
 
@@ -177,9 +177,10 @@ def wrong_usage_is_status_2_and_points_to_help():
     for arguments in (("info", "a", "b"), ("down", "--timeout", "0"), ("top", "--interval-ms", "9"),
                       ("top", "--count", "x"), ("create", "--mode", "999"), ("create", "--mode", "0070"),
                       ("up",), ("up", "a", "b"), ("up", "a", "--wait-ready", "-1"), ("destroy", "x"),
+                      ("run", "a"),
                       ("create", "x"), ("top", "x"), ("down", "x")):
         assert f"see: signal-busctl {arguments[0]} --help" in busctl(*arguments, status=2)[1]
-    for verb in ("create", "destroy", "info", "top", "up", "down"):
+    for verb in ("create", "destroy", "info", "top", "up", "run", "down"):
         assert f"signal-busctl {verb}: unrecognized option" in busctl(verb, "--nonsense", status=2)[1]
     assert re.match(r"signal-busctl \(signal-bus\) \d", busctl("--version")[0])
 

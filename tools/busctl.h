@@ -26,6 +26,7 @@ int busctl_destroy(int argc, char **argv);
 int busctl_info(int argc, char **argv);
 int busctl_top(int argc, char **argv);
 int busctl_up(int argc, char **argv);
+int busctl_run(int argc, char **argv);
 int busctl_down(int argc, char **argv);
 int busctl_isolate(int argc, char **argv);
 int busctl_release(int argc, char **argv);

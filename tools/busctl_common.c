@@ -1,5 +1,6 @@
 #include "tools/busctl.h"
 
+#include "shm/log.h"
 #include "shm/options.h"
 
 #include <errno.h>
@@ -24,7 +25,7 @@ int busctl_fail(const char *verb)
 {
   char text[1024];
   busctl_sanitise(text, sizeof text, bus_error_message(), sizeof text);
-  fprintf(stderr, "signal-busctl %s: %s\n", verb, text);
+  bus_log(BUS_LOG_ERROR, "signal-busctl %s: %s", verb, text);
   return BUSCTL_FAILED;
 }
 

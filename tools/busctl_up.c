@@ -1,6 +1,8 @@
 #include "tools/busctl.h"
 
+#include "shm/log.h"
 #include "shm/member.h"
+#include "shm/notify.h"
 #include "shm/options.h"
 #include "tools/supervisor.h"
 
@@ -43,6 +45,8 @@ static int bring_up(const struct up *up, struct bus_config *config)
   bool made;
   if (config->create && busctl_make_directory(options.directory, 0, NULL, &made) != BUS_OK)
     return busctl_fail("up");
+  if (bus_notify_open() != BUS_OK)
+    bus_log(BUS_LOG_WARNING, "signal-busctl up: %s", bus_error_message());
   return bus_supervisor_run(config, &options) == BUS_OK ? BUSCTL_OK : busctl_fail("up");
 }
 

@@ -13,6 +13,7 @@ static const struct {
     {"info", busctl_info, "list members, rings, counters, latencies"},
     {"top", busctl_top, "watch them live"},
     {"up", busctl_up, "start the members of a configuration file and keep them running"},
+    {"run", busctl_run, "be one member of a configuration file, for a service manager"},
     {"down", busctl_down, "stop what `up` started"},
     {"isolate", busctl_isolate, "keep everybody else off some CPUs"},
     {"release", busctl_release, "give them back, as they were found"},

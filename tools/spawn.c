@@ -50,6 +50,22 @@ static int prefer_node(int node)
   return set_mempolicy(MPOL_PREFERRED, nodes, 1024) == 0 ? 0 : -1;
 }
 
+/* Pins the process and prefers the memory of its node. Returns the step that failed, with errno,
+ * else -1. */
+static int place_process(const struct bus_config_member *member)
+{
+  if (member->core >= 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)member->core, &set);
+    if (sched_setaffinity(0, sizeof set, &set) != 0)
+      return STEP_PIN;
+  }
+  if (member->numa_node >= 0 && prefer_node(member->numa_node) != 0)
+    return STEP_NUMA;
+  return -1;
+}
+
 /* In the child: everything before exec. Returns the step that failed, with errno, else -1. */
 static int prepare_child(const struct bus_spawner *spawner, const struct bus_config_member *member,
                          pid_t supervisor)
@@ -65,16 +81,7 @@ static int prepare_child(const struct bus_spawner *spawner, const struct bus_con
   signal(SIGHUP, SIG_DFL);
   dup2(spawner->null_fd, STDIN_FILENO);
   sigprocmask(SIG_SETMASK, &spawner->mask, NULL);
-  if (member->core >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET((size_t)member->core, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0)
-      return STEP_PIN;
-  }
-  if (member->numa_node >= 0 && prefer_node(member->numa_node) != 0)
-    return STEP_NUMA;
-  return -1;
+  return place_process(member);
 }
 
 static _Noreturn void run_child(const struct bus_spawner *spawner,
@@ -156,5 +163,29 @@ int bus_spawn(const struct bus_spawner *spawner, const struct bus_config_member 
   if (!error)
     error = fork_child(spawner, member, words, pid);
   free(words);
+  return error;
+}
+
+int bus_spawn_exec(const char *directory, const struct bus_config_member *member)
+{
+  struct bus_spawner spawner;
+  int error = bus_spawner_init(&spawner, directory);
+  struct bus_config_words *words = error ? NULL : malloc(sizeof *words);
+  if (!error && !words)
+    error = bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
+  if (!error)
+    error = bus_config_split(member, directory, words);
+  if (!error) {
+    dup2(spawner.null_fd, STDIN_FILENO);
+    struct spawn_report failure = {.step = place_process(member)};
+    if (failure.step < 0) {
+      execvp(words->argv[0], words->argv);
+      failure.step = STEP_EXEC;
+    }
+    failure.error = errno;
+    error = explain(&failure, member, words);
+  }
+  free(words);
+  bus_spawner_close(&spawner);
   return error;
 }

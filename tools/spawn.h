@@ -25,6 +25,11 @@ int bus_spawner_init(struct bus_spawner *spawner, const char *directory);
 int bus_spawn(const struct bus_spawner *spawner, const struct bus_config_member *member,
               pid_t *pid);
 
+/* Makes this process the member: sets SIGNAL_BUS, pins, executes its command, with /dev/null as
+ * standard input; pid, process group, environment and signal mask stay. The process must have one
+ * thread. Returns only when it could not, with the errors of bus_spawn; it may then be pinned. */
+int bus_spawn_exec(const char *directory, const struct bus_config_member *member);
+
 /* Frees what bus_spawner_init took. A zeroed spawner is allowed. */
 void bus_spawner_close(struct bus_spawner *spawner);
 

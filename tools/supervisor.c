@@ -1,8 +1,10 @@
 #include "tools/supervisor.h"
 
 #include "shm/clock.h"
+#include "shm/log.h"
 #include "shm/member.h"
 #include "shm/neighbour.h"
+#include "shm/notify.h"
 #include "tools/spawn.h"
 
 #include <errno.h>
@@ -73,16 +75,22 @@ static void say(struct supervisor *supervisor, const char *name, const char *for
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
+  /* The journal has a clock of its own. */
+  if (supervisor->options->log == stderr && bus_log_goes_to_journal()) {
+    bus_log(BUS_LOG_NOTICE, "%s: %s", name, text);
+    return;
+  }
   fprintf(supervisor->options->log, "%s.%03ldZ %s: %s\n", date, now.tv_nsec / 1000000, name, text);
   fflush(supervisor->options->log);
 }
 
-/* What the child does now, for people, in the supervisor's own file. */
+/* What the child does now, for people: in the supervisor's own file, and for a service manager. */
 static void show(struct supervisor *supervisor, const struct child *child, const char *text)
 {
   char name[BUS_NAME_BYTES];
   snprintf(name, sizeof name, BUS_SUPERVISOR_TEXT_PREFIX "%s", child->config->name);
   bus_member_set_text(supervisor->member, name, "%s", text);
+  bus_notify_status("%s: %s", child->config->name, text);
 }
 
 /* ---- the supervisor's own member file ---- */
@@ -243,6 +251,7 @@ static void begin_stop(struct supervisor *supervisor, const char *reason)
   if (supervisor->phase == PHASE_STOPPING)
     return;
   say(supervisor, BUS_SUPERVISOR_MEMBER, "stopping: %s", reason);
+  bus_notify_stopping();
   supervisor->phase = PHASE_STOPPING;
   for (uint32_t i = 0; i < supervisor->count; i++) {
     struct child *child = &supervisor->children[i];
@@ -368,6 +377,8 @@ static uint64_t step_starting(struct supervisor *supervisor)
     supervisor->phase = PHASE_RUNNING;
     bus_member_run(supervisor->member);
     say(supervisor, BUS_SUPERVISOR_MEMBER, "all %u members started", supervisor->count);
+    bus_notify_status("all %u members started", supervisor->count);
+    bus_notify_ready();
   }
   return NEVER_NS;
 }
@@ -451,9 +462,12 @@ static bool is_over(const struct supervisor *supervisor)
 
 static void supervise(struct supervisor *supervisor)
 {
+  uint64_t watchdog_ns = bus_notify_interval_ns();
+  uint64_t beat_ns = watchdog_ns && watchdog_ns < BEAT_NS ? watchdog_ns : BEAT_NS;
   while (!is_over(supervisor)) {
-    uint64_t now_ns = bus_clock_monotonic_ns(), due_ns = now_ns + BEAT_NS;
+    uint64_t now_ns = bus_clock_monotonic_ns(), due_ns = now_ns + beat_ns;
     bus_member_heartbeat(supervisor->member, now_ns);
+    bus_notify_alive(now_ns);
     uint64_t steps_ns[3] = {NEVER_NS, NEVER_NS, NEVER_NS};
     check_start_limit(supervisor, now_ns);
     if (supervisor->phase == PHASE_STARTING)
@@ -527,6 +541,7 @@ int bus_supervisor_run(const struct bus_config *config,
     supervise(supervisor);
     error = judge(supervisor);
   }
+  bus_notify_stopping();
   bus_member_leave(supervisor->member, error ? BUS_STATE_FAIL : BUS_STATE_HALT);
   if (supervisor->signal_fd >= 0)
     close(supervisor->signal_fd);
