@@ -44,6 +44,33 @@ enum busctl_option { BUSCTL_OPTION_BUS = 'b', BUSCTL_OPTION_HELP = 'h', BUSCTL_O
     NULL, 0, NULL, 0                                                                               \
   }
 
+/* The reading of a verb's command line. The verb fills in the first five, the rest 0:
+ *
+ *   struct busctl_line line = {.argc = argc, .argv = argv, .verb = "x", .help = help, .options =
+ * o}; for (int option; (option = busctl_line_next(&line)) != 0;) if (option == OWN &&
+ * bus_parse_integer(optarg, ..) != BUS_OK) busctl_line_refuse(&line); if (line.ended) return
+ * line.status; */
+struct busctl_line {
+  int argc;
+  char **argv;
+  const char *verb;
+  const char *help;
+  const struct option *options; /* the verb's own, codes from BUSCTL_OPTION_OWN on, and
+                                   BUSCTL_COMMON_OPTIONS */
+  int operands_max;             /* how many words may stand beside the options */
+  const char *directory;        /* of --bus; NULL: not given */
+  const char *operand;          /* the first of them, valid after the last option; NULL: none */
+  bool ended; /* the verb returns `status` at once: help was asked for, or refused */
+  int status;
+};
+
+/* The next of the verb's own options, its value in optarg; 0 when there is none or the line has
+ * ended. */
+int busctl_line_next(struct busctl_line *line);
+
+/* Ends the line with bus_error_message as an error of usage. */
+void busctl_line_refuse(struct busctl_line *line);
+
 /* Prints "signal-busctl VERB: text" on stderr; returns BUSCTL_USAGE. */
 int busctl_usage_error(const char *verb, const char *format, ...) BUS_PRINTF(2, 3);
 

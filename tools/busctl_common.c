@@ -21,6 +21,44 @@ int busctl_usage_error(const char *verb, const char *format, ...)
   return BUSCTL_USAGE;
 }
 
+static int end_line(struct busctl_line *line, int status)
+{
+  line->ended = true;
+  line->status = status;
+  return 0;
+}
+
+int busctl_line_next(struct busctl_line *line)
+{
+  while (!line->ended) {
+    int option = getopt_long(line->argc, line->argv, "b:h", line->options, NULL);
+    if (option >= BUSCTL_OPTION_OWN)
+      return option;
+    switch (option) {
+    case BUSCTL_OPTION_BUS:
+      line->directory = optarg;
+      break;
+    case BUSCTL_OPTION_HELP:
+      fputs(line->help, stdout);
+      return end_line(line, BUSCTL_OK);
+    case -1:
+      line->operand = optind < line->argc ? line->argv[optind] : NULL;
+      if (line->argc - optind > line->operands_max)
+        end_line(line, busctl_usage_error(line->verb, "'%s' is one argument too many",
+                                          line->argv[optind + line->operands_max]));
+      return 0;
+    default: /* getopt has said what is wrong */
+      return end_line(line, BUSCTL_USAGE);
+    }
+  }
+  return 0;
+}
+
+void busctl_line_refuse(struct busctl_line *line)
+{
+  end_line(line, busctl_usage_error(line->verb, "%s", bus_error_message()));
+}
+
 int busctl_fail(const char *verb)
 {
   char text[1024];

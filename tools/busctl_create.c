@@ -117,46 +117,36 @@ static int create(const char *directory, mode_t mode, const char *group)
   return foreign ? BUSCTL_PARTLY : BUSCTL_OK;
 }
 
-static bool parse_mode(const char *text, mode_t *mode)
+static int parse_mode(const char *text, mode_t *mode)
 {
   char *rest;
   unsigned long value = strtoul(text, &rest, 8);
   *mode = (mode_t)value;
   /* The owner must get in, or the next step fails. */
-  return *text >= '0' && *text <= '7' && !*rest && value <= 02777 && (value & 0700) == 0700;
+  if (*text >= '0' && *text <= '7' && !*rest && value <= 02777 && (value & 0700) == 0700)
+    return BUS_OK;
+  return bus_error_set(BUS_ERROR_INVALID,
+                       "--mode %s: give octal digits, 0700..2777, with all bits of the owner",
+                       text);
 }
 
 int busctl_create(int argc, char **argv)
 {
-  static const struct option options[] = {{"mode", required_argument, NULL, BUSCTL_OPTION_OWN},
-                                          {"group", required_argument, NULL, BUSCTL_OPTION_OWN + 1},
+  enum { MODE = BUSCTL_OPTION_OWN, GROUP };
+  static const struct option options[] = {{"mode", required_argument, NULL, MODE},
+                                          {"group", required_argument, NULL, GROUP},
                                           BUSCTL_COMMON_OPTIONS};
-  const char *directory = bus_directory_default(), *group = NULL;
+  struct busctl_line line = {
+      .argc = argc, .argv = argv, .verb = "create", .help = help, .options = options};
+  const char *group = NULL;
   mode_t mode = 0;
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", options, NULL)) != -1) {
-    switch (option) {
-    case BUSCTL_OPTION_OWN:
-      if (!parse_mode(optarg, &mode))
-        return busctl_usage_error("create",
-                                  "--mode %s: give octal digits, 0700..2777, with all "
-                                  "bits of the owner",
-                                  optarg);
-      break;
-    case BUSCTL_OPTION_OWN + 1:
+  for (int option; (option = busctl_line_next(&line)) != 0;) {
+    if (option == GROUP)
       group = optarg;
-      break;
-    case BUSCTL_OPTION_BUS:
-      directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
-    }
+    else if (parse_mode(optarg, &mode) != BUS_OK)
+      busctl_line_refuse(&line);
   }
-  if (optind < argc)
-    return busctl_usage_error("create", "'%s' is one argument too many", argv[optind]);
-  return create(directory, mode, group);
+  if (line.ended)
+    return line.status;
+  return create(line.directory ? line.directory : bus_directory_default(), mode, group);
 }

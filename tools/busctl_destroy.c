@@ -72,25 +72,12 @@ int busctl_destroy(int argc, char **argv)
 {
   static const struct option options[] = {{"force", no_argument, NULL, BUSCTL_OPTION_OWN},
                                           BUSCTL_COMMON_OPTIONS};
-  const char *directory = bus_directory_default();
+  struct busctl_line line = {
+      .argc = argc, .argv = argv, .verb = "destroy", .help = help, .options = options};
   bool force = false;
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", options, NULL)) != -1) {
-    switch (option) {
-    case BUSCTL_OPTION_OWN:
-      force = true;
-      break;
-    case BUSCTL_OPTION_BUS:
-      directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
-    }
-  }
-  if (optind < argc)
-    return busctl_usage_error("destroy", "'%s' is one argument too many", argv[optind]);
-  return destroy(directory, force);
+  while (busctl_line_next(&line))
+    force = true;
+  if (line.ended)
+    return line.status;
+  return destroy(line.directory ? line.directory : bus_directory_default(), force);
 }

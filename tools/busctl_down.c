@@ -100,29 +100,16 @@ int busctl_down(int argc, char **argv)
 {
   static const struct option options[] = {{"timeout", required_argument, NULL, BUSCTL_OPTION_OWN},
                                           BUSCTL_COMMON_OPTIONS};
-  const char *directory = NULL;
+  struct busctl_line line = {
+      .argc = argc, .argv = argv, .verb = "down", .help = help, .options = options};
   int64_t timeout_s = 60;
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", options, NULL)) != -1) {
-    switch (option) {
-    case BUSCTL_OPTION_OWN:
-      if (bus_parse_integer(optarg, 1, 86400, "--timeout", &timeout_s) != BUS_OK)
-        return busctl_usage_error("down", "%s", bus_error_message());
-      break;
-    case BUSCTL_OPTION_BUS:
-      directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
-    }
-  }
-  if (optind < argc)
-    return busctl_usage_error("down", "'%s' is one argument too many", argv[optind]);
+  while (busctl_line_next(&line))
+    if (bus_parse_integer(optarg, 1, 86400, "--timeout", &timeout_s) != BUS_OK)
+      busctl_line_refuse(&line);
+  if (line.ended)
+    return line.status;
   struct busctl_scan scan;
-  if (busctl_scan_open(&scan, directory) != BUS_OK)
+  if (busctl_scan_open(&scan, line.directory) != BUS_OK)
     return busctl_fail("down");
   int status = down(&scan, timeout_s);
   busctl_scan_close(&scan);

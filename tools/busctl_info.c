@@ -194,25 +194,14 @@ int busctl_info(int argc, char **argv)
 {
   static const struct option options[] = {{"json", no_argument, NULL, BUSCTL_OPTION_OWN},
                                           BUSCTL_COMMON_OPTIONS};
-  const char *directory = NULL;
+  struct busctl_line line = {.argc = argc,
+                             .argv = argv,
+                             .verb = "info",
+                             .help = help,
+                             .options = options,
+                             .operands_max = 1};
   bool as_json = false;
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", options, NULL)) != -1) {
-    switch (option) {
-    case BUSCTL_OPTION_OWN:
-      as_json = true;
-      break;
-    case BUSCTL_OPTION_BUS:
-      directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
-    }
-  }
-  if (argc - optind > 1)
-    return busctl_usage_error("info", "'%s' is one argument too many", argv[optind + 1]);
-  return info(directory, optind < argc ? argv[optind] : NULL, as_json);
+  while (busctl_line_next(&line))
+    as_json = true;
+  return line.ended ? line.status : info(line.directory, line.operand, as_json);
 }

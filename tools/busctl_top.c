@@ -507,35 +507,22 @@ int busctl_top(int argc, char **argv)
                                           {"once", no_argument, NULL, ONCE},
                                           {"json", no_argument, NULL, JSON},
                                           BUSCTL_COMMON_OPTIONS};
+  struct busctl_line line = {
+      .argc = argc, .argv = argv, .verb = "top", .help = help, .options = options};
   struct top top = {.interval_ms = 500};
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", options, NULL)) != -1) {
-    switch (option) {
-    case INTERVAL:
-      if (bus_parse_integer(optarg, 10, 60000, "--interval-ms", &top.interval_ms) != BUS_OK)
-        return busctl_usage_error("top", "%s", bus_error_message());
-      break;
-    case COUNT:
-      if (bus_parse_integer(optarg, 0, 1000000000, "--count", &top.count) != BUS_OK)
-        return busctl_usage_error("top", "%s", bus_error_message());
-      break;
-    case ONCE:
+  for (int option; (option = busctl_line_next(&line)) != 0;) {
+    int error = BUS_OK;
+    if (option == INTERVAL)
+      error = bus_parse_integer(optarg, 10, 60000, "--interval-ms", &top.interval_ms);
+    else if (option == COUNT)
+      error = bus_parse_integer(optarg, 0, 1000000000, "--count", &top.count);
+    else if (option == ONCE)
       top.count = 1;
-      break;
-    case JSON:
+    else
       top.as_json = true;
-      break;
-    case BUSCTL_OPTION_BUS:
-      top.directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
-    }
+    if (error)
+      busctl_line_refuse(&line);
   }
-  if (optind < argc)
-    return busctl_usage_error("top", "'%s' is one argument too many", argv[optind]);
-  return top_main(&top);
+  top.directory = line.directory;
+  return line.ended ? line.status : top_main(&top);
 }

@@ -54,27 +54,22 @@ int busctl_up(int argc, char **argv)
 {
   static const struct option options[] = {
       {"wait-ready", required_argument, NULL, BUSCTL_OPTION_OWN}, BUSCTL_COMMON_OPTIONS};
+  struct busctl_line line = {.argc = argc,
+                             .argv = argv,
+                             .verb = "up",
+                             .help = help,
+                             .options = options,
+                             .operands_max = 1};
   struct up up = {0};
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", options, NULL)) != -1) {
-    switch (option) {
-    case BUSCTL_OPTION_OWN:
-      if (bus_parse_integer(optarg, 1, 86400, "--wait-ready", &up.wait_ready_s) != BUS_OK)
-        return busctl_usage_error("up", "%s", bus_error_message());
-      break;
-    case BUSCTL_OPTION_BUS:
-      up.directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
-    }
-  }
-  if (argc - optind != 1)
+  while (busctl_line_next(&line))
+    if (bus_parse_integer(optarg, 1, 86400, "--wait-ready", &up.wait_ready_s) != BUS_OK)
+      busctl_line_refuse(&line);
+  if (line.ended)
+    return line.status;
+  if (!line.operand)
     return busctl_usage_error("up", "give one configuration file");
-  up.file = argv[optind];
+  up.file = line.operand;
+  up.directory = line.directory;
   struct bus_config *config = malloc(sizeof *config);
   if (!config) {
     bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
