@@ -5,27 +5,22 @@ usage: test_busctl.py BUILD_DIRECTORY SOURCE_DIRECTORY [TEST..]
 
 Prints TAP. Needs the standard library only. No test depends on how fast the machine is.
 """
-import fcntl
 import gzip
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 import traceback
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
 MODEL = os.path.join(SOURCE, "kernels", "models", "default.model")
-WAIT_S = 240  # for what must happen, however slow the machine
+WAIT_S = int(os.environ.get("BUS_TEST_WAIT_S", 240))  # for what must happen, however slow the machine
 SYSTEMD_VERBS = ("list status monitor capture tree introspect call emit wait get-property set-property "
                  "help").split()
 ENVIRONMENT = dict(os.environ, LC_ALL="C.UTF-8", PATH=":".join(
@@ -510,7 +505,8 @@ def info_and_top_are_valid_and_agree():
         assert len(views) == 2
         once = json.loads(busctl("top", "--once", "--json", "--interval-ms", "200", "--bus", bus.directory)[0])
         for view in views + [once]:
-            assert sorted(view) == ["counters_changed", "directory", "histograms", "interval_ns", "members", "rings"]
+            assert sorted(view) == ["counters_changed", "directory", "histograms", "interval_ns", "members",
+                                    "positions", "rings"]
             assert view["interval_ns"] >= 100_000_000
             assert [member["name"] for member in view["members"]] == ["busctl", "feed", "infer", "trader"]
             assert {(ring["member"], ring["name"]) for ring in view["rings"]} == \
@@ -525,49 +521,7 @@ def info_and_top_are_valid_and_agree():
         text = busctl("top", "--once", "--interval-ms", "100", "--bus", bus.directory)[0]
         assert "\x1b" not in text
         in_order(text, f"bus {bus.directory}", "MEMBER", "feed", "infer", "trader", "RING", "feed/features",
-                 "infer/signals", "LATENCY", "trader/total_ns [ns]", "COUNTER that changed", "trader/signals")
-        down(bus.directory)
-        finish(supervisor)
-
-
-def read_terminal(master, process):
-    data = b""
-    end = time.monotonic() + WAIT_S
-    while True:
-        assert time.monotonic() < end, data.decode(errors="replace")
-        if select.select([master], [], [], 0.05)[0]:
-            try:
-                more = os.read(master, 65536)
-            except OSError:
-                more = b""
-            if more:
-                data += more
-                continue
-        if process.poll() is not None:
-            return data.decode()
-
-
-def top_fits_any_terminal():
-    with Bus(make=False) as bus:
-        supervisor = bus.up()
-        for rows, columns in ((24, 80), (60, 200), (8, 30), (2, 10)):
-            master, slave = pty.openpty()
-            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            process = subprocess.Popen([BUSCTL, "top", "--count", "3", "--interval-ms", "50", "--bus",
-                                        bus.directory], stdout=slave, stderr=slave, stdin=slave, env=ENVIRONMENT)
-            bus.processes.append(process)
-            os.close(slave)
-            text = read_terminal(master, process)
-            os.close(master)
-            assert process.returncode == 0, text
-            views = text.split("\x1b[H")
-            assert len(views) == 4 and views[0] == "\x1b[2J", views[0]
-            for view in views[1:]:
-                lines = re.sub(r"\x1b\[[KJ]", "", view).replace("\r", "").split("\n")
-                assert len(lines) <= rows, (rows, lines)
-                assert all(len(line) <= columns for line in lines), (columns, lines)
-                if (rows, columns) == (60, 200):
-                    assert any(re.match(r"trader +trader +(alive|stalled) +run", line) for line in lines), lines
+                 "infer/signals", "LATENCY", "trader/total_ns", "COUNTER that changed", "trader/signals")
         down(bus.directory)
         finish(supervisor)
 
@@ -725,7 +679,7 @@ TESTS = [verbs_of_systemd_are_refused_with_a_pointer, wrong_usage_is_status_2_an
          create_and_destroy, no_such_bus, no_permission, foreign_files_are_named_and_left_alone,
          a_chain_is_started_restarted_and_stopped, a_killed_member_is_shown_dead_with_epoch_and_next_step,
          members_started_by_hand, mistakes_in_the_configuration_carry_file_and_line, down_waits_and_gives_up,
-         the_example_that_ships_works, info_and_top_are_valid_and_agree, top_fits_any_terminal,
+         the_example_that_ships_works, info_and_top_are_valid_and_agree,
          top_goes_on_while_members_come_and_go, quickstart_ends_with_its_source,
          quickstart_plays_a_capture_with_an_odd_name, quickstart_stops_in_reverse_on_ctrl_c,
          quickstart_says_that_signals_were_missed, quickstart_fails_when_a_member_does]

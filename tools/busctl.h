@@ -132,8 +132,11 @@ struct busctl_ring {
   uint64_t dropped;
   uint64_t waits;
   uint64_t positions_rejected;
-  uint64_t lag; /* valid when lag_known */
+  uint64_t lag;           /* valid when lag_known */
+  uint64_t depth;         /* of the directory: records */
+  uint64_t newest_age_ns; /* since what the newest record is about; valid when age_known */
   bool lag_known;
+  bool age_known; /* features and signals carry a time */
 };
 
 /* Reads the figures of ring `entry` of `file`. `exact` takes the head from the stamps, which reads

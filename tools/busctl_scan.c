@@ -1,5 +1,6 @@
 #include "tools/busctl.h"
 
+#include "shm/clock.h"
 #include "shm/member.h"
 #include "shm/ring.h"
 
@@ -177,11 +178,35 @@ static bool find_position(const struct busctl_scan *scan, const struct busctl_fi
   return false;
 }
 
+/* The age of the newest record that the producer has reported, by the time that features and
+ * signals begin with. Not known when it is overwritten already, or when the time is none of this
+ * clock. */
+static void read_age(const struct bus_ring_header *header, const struct bus_entry *entry,
+                     struct busctl_ring *ring)
+{
+  const unsigned char *slots = (const unsigned char *)(header + 1);
+  bool timed = entry->record_type == BUS_RECORD_FEATURE || entry->record_type == BUS_RECORD_SIGNAL;
+  if (!timed || ring->committed == 0)
+    return;
+  uint64_t position = ring->head - 1;
+  const unsigned char *slot = slots + (position & (entry->depth - 1)) * entry->record_size;
+  const unsigned char *last = slots + ((position - 1) & (entry->depth - 1)) * entry->record_size;
+  uint64_t stamp = BUS_LOAD_ACQUIRE(bus_slot_stamp(slot, entry->record_size)); /* O1 */
+  uint64_t time_ns = BUS_LOAD_RELAXED((const bus_word *)(const void *)slot);
+  BUS_FENCE_ACQUIRE(); /* O2 */
+  bool whole = stamp == position + 1 &&
+               BUS_LOAD_RELAXED(bus_slot_stamp(last, entry->record_size)) == position;
+  uint64_t now_ns = bus_clock_monotonic_ns();
+  ring->age_known = whole && time_ns && time_ns <= now_ns;
+  ring->newest_age_ns = ring->age_known ? now_ns - time_ns : 0;
+}
+
 void busctl_read_ring(const struct busctl_scan *scan, const struct busctl_file *file,
                       const struct bus_entry *entry, bool exact, struct busctl_ring *ring)
 {
   const struct bus_ring_header *header = bus_neighbour_object(file->neighbour, entry);
   uint64_t position = 0;
+  memset(ring, 0, sizeof *ring);
   /* The position before the head: a lag can then not come out negative. */
   bool known = find_position(scan, file, entry, &position);
   ring->head = exact ? bus_ring_head(header, entry) : BUS_LOAD_RELAXED(&header->sequence);
@@ -195,4 +220,6 @@ void busctl_read_ring(const struct busctl_scan *scan, const struct busctl_file *
     ring->lag = 0;
   /* Further ahead or behind than the ring is long: somebody writes nonsense. */
   ring->lag_known = known && ring->lag <= entry->depth;
+  ring->depth = entry->depth;
+  read_age(header, entry, ring);
 }
