@@ -161,7 +161,9 @@ def verbs_of_systemd_are_refused_with_a_pointer():
         assert not out and f"'{verb}' is a verb of systemd's busctl" in err and f"/usr/bin/busctl {verb}" in err
     out = busctl("--help")[0]
     ours = re.findall(r"^  ([a-z]+) ", out, re.M)
-    assert ours == ["create", "destroy", "info", "top", "up", "run", "down"], ours
+    with open(os.path.join(SOURCE, "tools", "busctl.h")) as file:
+        declared = re.findall(r"^int busctl_(\w+)\(int argc, char \*\*argv\);", file.read(), re.M)
+    assert len(declared) >= 7 and sorted(ours) == sorted(declared), (ours, declared)
     assert not set(ours) & set(SYSTEMD_VERBS)
 
 
