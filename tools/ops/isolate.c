@@ -154,6 +154,8 @@ static int apply_all(struct ops_isolation *run)
   }
   if (error == BUS_OK)
     error = check_again(run);
+  if (error == BUS_OK)
+    error = ops_journal_complete(&run->journal);
   /* What is pending is for the caller, once the rollback is through. */
   if (error == BUS_OK)
     sigprocmask(SIG_SETMASK, &before, NULL);

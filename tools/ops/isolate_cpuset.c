@@ -163,8 +163,8 @@ static int plan_move(struct ops_isolation *run)
   snprintf(change.found, sizeof change.found, "%s", run->cgroup_parent);
   snprintf(change.wanted, sizeof change.wanted, "%s", run->cgroup_house);
   strcpy(change.advice, "they may still run on the CPUs: stop them, or start them again");
-  /* Whose cpuset it is, that one's release brings them back. */
-  change.fresh = ops_file_exists(run->cgroup_house);
+  /* The release of the isolation that made it brings them back. */
+  change.fresh = ops_file_exists(run->cgroup_house) && !made_before(run, run->cgroup_house);
   return ops_plan_add(run, &change);
 }
 

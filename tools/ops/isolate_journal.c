@@ -127,11 +127,13 @@ static int parse_line(struct ops_journal *journal, const char *text, size_t size
   json_error_t reason;
   struct ops_change change;
   json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &reason);
-  bool fine = json_is_object(line) &&
-              (number == 1 ? parse_header(line, journal) : parse_change(line, &change));
+  bool complete = number > 1 && json_is_true(json_object_get(line, "complete"));
+  bool fine = complete || (json_is_object(line) && (number == 1 ? parse_header(line, journal)
+                                                                : parse_change(line, &change)));
   json_decref(line);
+  journal->complete |= complete;
   if (fine)
-    return number == 1 ? BUS_OK : add_change(journal, &change);
+    return number == 1 || complete ? BUS_OK : add_change(journal, &change);
   return bus_error_set(BUS_ERROR_FORMAT,
                        "%s:%d: not a line of this program's; what it says cannot be restored. Look "
                        "at it, restore by hand, then delete it",
@@ -266,6 +268,15 @@ int ops_journal_append(struct ops_journal *journal, const struct ops_change *cha
       change->pid, "tid", change->tid, "start_ticks", (json_int_t)change->start_ticks);
   int error = append_line(journal, line);
   return error != BUS_OK ? error : add_change(journal, change);
+}
+
+int ops_journal_complete(struct ops_journal *journal)
+{
+  if (journal->complete)
+    return BUS_OK;
+  int error = append_line(journal, json_pack("{sb}", "complete", 1));
+  journal->complete = error == BUS_OK;
+  return error;
 }
 
 int ops_journal_truncate(struct ops_journal *journal, size_t count, int64_t size)

@@ -17,6 +17,7 @@ struct ops_journal {
   char boot_id[OPS_BOOT_ID_BYTES];
   char cgroup[OPS_PATH_BYTES]; /* that programs join; "" when only affinity confines them */
   struct ops_cpu_list cpus;
+  bool complete;   /* all was changed that was asked for, at least once: programs may run there */
   int64_t made_ns; /* CLOCK_REALTIME; isolations are released in reverse order */
   struct ops_change *changes;
   size_t count;
@@ -47,6 +48,9 @@ int ops_journal_open(struct ops_journal *journal);
 
 /* Adds the change, on disk and in memory. When this returns BUS_OK, the change may be made. */
 int ops_journal_append(struct ops_journal *journal, const struct ops_change *change);
+
+/* Marks it complete, once. */
+int ops_journal_complete(struct ops_journal *journal);
 
 /* Forgets every change but the first `count`, which reached to byte `size`. */
 int ops_journal_truncate(struct ops_journal *journal, size_t count, int64_t size);

@@ -117,6 +117,7 @@ static int look_at_own(struct ops_isolation *run, const char *boot_id)
     return error;
   if (strcmp(run->journal.boot_id, boot_id) != 0) {
     ops_journal_close(&run->journal); /* the reboot undid it */
+    run->journal = (struct ops_journal){.fd = -1};
     return BUS_OK;
   }
   run->journal_exists = true;

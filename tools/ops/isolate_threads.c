@@ -41,20 +41,14 @@ static int take_user_thread(void *user, const struct ops_thread *thread)
     return 0;
   /* On the CPUs and nowhere else: a program that an earlier call put there. */
   rest = ops_cpu_list_minus(&thread->cpus, &run->cpus);
-  if (run->journal_exists && ops_cpu_list_count(&rest) == 0)
+  if (run->journal.complete && ops_cpu_list_count(&rest) == 0)
     return 0;
   return add_thread(run, thread, "threads", OPS_FAILURE_WARNS);
 }
 
-/* Programs that joined the isolation earlier are where they belong. */
-static bool joined_before(const struct ops_isolation *run)
-{
-  return run->journal_exists && run->mode != OPS_MODE_AFFINITY && ops_file_exists(run->cgroup);
-}
-
 int ops_plan_threads(struct ops_isolation *run)
 {
-  return joined_before(run) ? BUS_OK : ops_thread_visit(run->system, take_user_thread, run);
+  return ops_thread_visit(run->system, take_user_thread, run);
 }
 
 static int take_kernel_thread(void *user, const struct ops_thread *thread)
