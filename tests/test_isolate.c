@@ -510,6 +510,18 @@ Test(isolate, what_somebody_else_changed_is_left_alone_and_named)
   end();
 }
 
+Test(isolate, a_controller_that_others_use_now_stays)
+{
+  begin(OPS_MODE_PARTITION);
+  cr_assert_eq(isolate(everything()), OPS_EXIT_OK);
+  machine.fail_path = "cgroup.subtree_control";
+  machine.fail_errno = EBUSY;
+  cr_assert_eq(release("bus"), OPS_EXIT_WARNINGS);
+  cr_expect(remarked(OPS_REMARK_WARNING, "others use it now"));
+  cr_expect_not(journal_exists("bus"));
+  end();
+}
+
 Test(isolate, threads_that_ended_or_whose_number_came_again_are_left_alone)
 {
   begin(OPS_MODE_AFFINITY);

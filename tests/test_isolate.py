@@ -290,13 +290,21 @@ def real_round_trip_restores_every_value():
 
 def real_kill_at_any_moment_then_release():
     need_this_machine()
-    for delay_ms in (1, 3, 5, 8, 12, 18, 27, 40):
+    with Restored():
+        began = time.monotonic()
+        busctl("isolate", "--name", NAME, "--cpus", cpu(), *ALL, status=(0, 3))
+        whole_ms = (time.monotonic() - began) * 1000
+    for part in range(1, 11):
+        delay_ms = whole_ms * part / 10
         with Restored():
             process = subprocess.Popen([BUSCTL, "isolate", "--name", NAME, "--cpus", str(cpu()), *ALL],
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
             time.sleep(delay_ms / 1000)
             process.send_signal(signal.SIGKILL)
-            print(f"# after {delay_ms} ms: exit {process.wait()}")
+            status = process.wait()
+            path = f"/run/signal-bus/isolate-{NAME}.journal"
+            changes = read(path).count("kind") if os.path.exists(path) else 0
+            print(f"# killed after {delay_ms:.0f} ms, {changes} changes in the journal: exit {status}")
 
 
 def real_gaps_confined_and_unconfined():

@@ -41,6 +41,12 @@ static bool undo_change(struct ops_isolation *run, struct ops_change *change)
     change->state = OPS_CHANGE_GONE;
     return true;
   }
+  if (error != BUS_OK && change->format == OPS_VALUE_TOKEN) { /* cgroups made since want it, too */
+    change->state = OPS_CHANGE_DRIFTED;
+    ops_plan_warn(run, "%s: '%s' stays, others use it now: %.300s", change->path, change->wanted,
+                  bus_error_message());
+    return true;
+  }
   change->state = error == BUS_OK ? OPS_CHANGE_RESTORED : OPS_CHANGE_FAILED;
   if (error != BUS_OK)
     snprintf(change->remark, sizeof change->remark, "%.511s", bus_error_message());
