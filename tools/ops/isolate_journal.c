@@ -192,7 +192,7 @@ int ops_journal_read(const struct ops_system *system, const char *name, struct o
     return bus_error_set_errno("%s: cannot be opened", journal->path);
   error = read_file(fd, journal, &text);
   close(fd);
-  if (error == BUS_OK)
+  if (error == BUS_OK && text)
     error = parse_text(journal, text);
   free(text);
   if (error != BUS_OK)
