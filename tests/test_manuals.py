@@ -99,9 +99,16 @@ def has_the_verbs_and_keys():
             assert have == known, (section, have, known)
 
 
+def overview_formats_without_a_warning():
+    path = os.path.join(MAN, "signal-bus.7")
+    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-t", "-P-c", path], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
 TESTS = [(check, program) for program in PAGES
          for check in (formats_without_a_warning, has_the_options_of_help, each_option_is_taken)]
 TESTS.append((has_the_verbs_and_keys, None))
+TESTS.append((overview_formats_without_a_warning, None))
 
 
 def main():
