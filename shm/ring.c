@@ -238,3 +238,8 @@ int bus_observer_overrun(struct bus_observer *observer)
   observer->next = resume;
   return BUS_ERROR_OVERRUN;
 }
+
+void bus_fence_acquire(void)
+{
+  BUS_FENCE_ACQUIRE();
+}

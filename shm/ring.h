@@ -148,6 +148,11 @@ BUS_EXPORT void bus_observer_init(struct bus_observer *observer, const void *mem
  * and counts what it lost. Returns BUS_ERROR_OVERRUN. O(depth). */
 BUS_EXPORT int bus_observer_overrun(struct bus_observer *observer);
 
+/* The acquire fence of O2, B4 and Y4 as a call, for languages that have loads but no fences: loads
+ * before it stay before loads and stores after it, so behind the load of a stamp it also makes O1
+ * and B3. Any thread. */
+BUS_EXPORT void bus_fence_acquire(void);
+
 /* ---- hot path ---- */
 
 /* The last word of a slot of `record_size` bytes. Store to it only in an own ring. Pure. */

@@ -22,6 +22,7 @@ RULES = {
     "codegen_poll": r"^l*Al*$",  # C1
     "codegen_release": r"^[ls]*R$",  # C2
     "codegen_observe": r"^l*A[ls]*L[ls]*$",  # O1, copy, O2, neighbour
+    "bus_fence_acquire": r"^L$",  # O2, B4, Y4 for languages without fences
     "codegen_board_write": r"^l*sF[ls]*sR$",  # odd stamp, B1, fields, B2
     "codegen_board_read": r"^A[ls]*Ls?l$",  # B3, copy, B4, stamp again
     "codegen_doorbell": r"^lFl$",  # D1
