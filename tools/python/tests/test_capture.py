@@ -109,13 +109,24 @@ def test_times_are_taken_in_many_forms(capture):
     first = int(records["feed.features"]["timestamp_ns"][0])
     moment = first + 50_000
     utc = np.datetime64(moment + OFFSET_NS, "ns")
-    for form in (moment, str(moment), np.int64(moment), utc, str(utc), str(utc) + "Z", "+50us", "+0.05ms", "+0.00005s"):
+    for form in (
+        moment,
+        str(moment),
+        np.int64(moment),
+        utc,
+        str(utc),
+        str(utc) + "Z",
+        "+50us",
+        "+0.05ms",
+        "+0.00005s",
+        "+0.00005",
+    ):
         assert opened.time_ns(form) == moment, form
     aware = datetime.datetime.fromtimestamp((moment + OFFSET_NS) // 1000 / 1e6, datetime.timezone.utc)
     assert abs(opened.time_ns(aware) - moment) < 2000
     assert len(opened["feed.features"].records("+50us")) == len(records["feed.features"]) - 50
     assert opened.time_ns(-5) == 0
-    for form in ("yesterday", "+5", "+5 s", "", "5s"):
+    for form in ("yesterday", "+", "+5 s", "+5x", "", "5s", "2026"):
         with pytest.raises(signalbus.SignalBusError, match="is no time"):
             opened.time_ns(form)
 

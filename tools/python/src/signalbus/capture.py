@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 Time = int | str | datetime.datetime | np.datetime64
-"""A moment: ns of the bus clock (int); UTC (datetime, numpy.datetime64, ISO text); or "+1.5s" from the first record."""
+"""A moment: ns of the bus clock (int), UTC (datetime, numpy.datetime64, ISO text), "+1.5s" after the first record of
+the capture or "-1.5s" before its last; or, as text "seq:N", the record of position N."""
 
-_RELATIVE = re.compile(r"\+(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
+_RELATIVE = re.compile(r"([+-])(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|)")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_UNIT_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_UNIT_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 GAP = np.dtype([("first", "<u8"), ("last", "<u8"), ("instance", "<u8")])
 """Missing positions, both ends included, and the life of the producer's file that they count in."""
@@ -155,7 +156,21 @@ class Stream:
                 return int(segment.headers["first_time_ns"][number])
         return None
 
-    def blocks(self, start: Time | None = None, stop: Time | None = None) -> Iterator[Block]:
+    @property
+    def last_time_ns(self) -> int | None:
+        """When the last record happened, ns of the bus clock; None without records."""
+        for segment in reversed(self.segments):
+            for number in np.flatnonzero(segment.headers["kind"] == layout.BLOCK_DATA)[-1:]:
+                segment.check_block(int(number))
+                return int(segment.headers["last_time_ns"][number])
+        return None
+
+    def blocks(
+        self,
+        start: Time | None = None,
+        stop: Time | None = None,
+        on_damage: Callable[[DamageError], None] | None = None,
+    ) -> Iterator[Block]:
         """The records in their order, block by block, each checked before it is yielded.
 
         A slice is searched by the times in the headers of the blocks. A record is where its stream was at that time:
@@ -165,11 +180,20 @@ class Stream:
         Args:
             start: Leaves out what happened before.
             stop: Leaves out what happened at or after it.
+            on_damage: Called with what is wrong with a block, which is then left out; by default that is raised.
 
         Raises:
             DamageError: A block is not what was recorded.
         """
+        edges = [edge if isinstance(edge, str) and edge.startswith("seq:") else None for edge in (start, stop)]
+        if any(edges):
+            start, stop = None if edges[0] else start, None if edges[1] else stop
+            for block in self.blocks(start, stop, on_damage):
+                yield from self._between(block, *edges)
+            return
         places = self._places()
+        if on_damage:
+            places = [place for place in places if self._is_whole(place, on_damage)]
         low = None if start is None else self._capture.time_ns(start, self)
         high = None if stop is None else self._capture.time_ns(stop, self)
         last_times = np.array([int(s.headers["last_time_ns"][n]) for s, n in places], np.uint64)
@@ -190,6 +214,31 @@ class Stream:
                 return
             if len(block.records):
                 yield block
+
+    @staticmethod
+    def _between(block: Block, start: str | None, stop: str | None) -> Iterator[Block]:
+        """The records from position `start` to before `stop`, each "seq:N"."""
+        wanted = np.ones(len(block.records), bool)
+        for edge, sign in ((start, 1), (stop, -1)):
+            if edge is None:
+                continue
+            digits = edge.removeprefix("seq:")
+            if not digits.isdecimal() or int(digits) > layout.MASK:
+                raise SignalBusError(f"'{edge}' is no position: give seq:N")
+            distance = (block.positions - np.uint64(int(digits))).view(np.int64)
+            wanted &= distance >= 0 if sign > 0 else distance < 0
+        index = np.flatnonzero(wanted)
+        if len(index):
+            yield Stream._cut(block, int(index[0]), int(index[-1]) + 1)
+
+    @staticmethod
+    def _is_whole(place: tuple[Segment, int], on_damage: Callable[[DamageError], None]) -> bool:
+        try:
+            place[0].check_block(place[1])
+            return True
+        except DamageError as error:
+            on_damage(error)
+            return False
 
     def _seek(self, places: list[tuple[Segment, int]], ends: Array, low: int) -> int:
         """The block to begin with.
@@ -257,13 +306,15 @@ class Stream:
 
         Args:
             meta: That of the block.
-            source: `source` of a signal: its feed's own table is taken where that stream was recorded too.
+            source: `source` of a signal, whose feed's table is taken.
         """
-        if self.record_type == layout.RecordType.SIGNAL and source < len(meta.inputs):
-            feed = self._capture.streams.get(".".join(meta.inputs[source]))
-            if feed is not None and feed.meta.symbols:
-                return feed.meta.symbols
-        return meta.symbols if len(meta.inputs) <= 1 else []
+        if self.record_type != layout.RecordType.SIGNAL or len(meta.inputs) <= 1:
+            return meta.symbols
+        if source >= len(meta.inputs):
+            return []
+        member, ring = meta.inputs[source]
+        feed = self._capture.streams.get(f"{member}.{ring}")
+        return meta.symbol_table(member) or (feed.meta.symbols if feed else [])
 
     def columns(self, start: Time | None = None, stop: Time | None = None, prices: str = "scaled") -> dict[str, Array]:
         """The records as columns by name; see signalbus.frames for them. `prices` is "scaled" or "raw"."""
@@ -354,6 +405,11 @@ class Capture(Mapping[str, Stream]):
         times = [stream.first_time_ns for stream in self.values()]
         return min((time for time in times if time is not None), default=0)
 
+    @property
+    def last_time_ns(self) -> int:
+        """When the last record of all streams happened, ns of the bus clock; 0 without records."""
+        return max((stream.last_time_ns or 0 for stream in self.values()), default=0)
+
     def time_ns(self, value: Time, stream: Stream | None = None) -> int:
         """A moment as ns of the bus clock, 0..2^64-1.
 
@@ -371,10 +427,11 @@ class Capture(Mapping[str, Stream]):
             bus_ns: int = int(value)
             return min(max(bus_ns, 0), layout.MASK)
         if isinstance(value, str) and (match := _RELATIVE.fullmatch(value)):
-            whole, _, fraction = match[1].partition(".")
-            unit = _UNIT_NS[match[2]]
-            part = int(fraction or "0") * unit // int(10 ** len(fraction))
-            return self.first_time_ns + int(whole) * unit + part
+            whole, _, fraction = match[2].partition(".")
+            unit = _UNIT_NS[match[3]]
+            distance = int(whole) * unit + int(fraction or "0") * unit // int(10 ** len(fraction))
+            moment_ns = self.first_time_ns + distance if match[1] == "+" else self.last_time_ns - distance
+            return min(max(moment_ns, 0), layout.MASK)
         if isinstance(value, datetime.datetime) and value.tzinfo is not None:
             value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
         if isinstance(value, str):

@@ -87,21 +87,23 @@ def block_columns(stream: Stream, block: Block, prices: str) -> dict[str, Array]
     return result
 
 
-def _check_prices(prices: str) -> None:
+def check_prices(prices: str) -> None:
+    """Raises SignalBusError when `prices` is neither."""
     if prices not in ("scaled", "raw"):
         raise SignalBusError(f"prices '{prices}': use 'scaled' or 'raw'")
 
 
 def columns(stream: Stream, start: Time | None, stop: Time | None, prices: str) -> dict[str, Array]:
     """All columns of the records of a slice of time."""
-    _check_prices(prices)
+    check_prices(prices)
     parts = [block_columns(stream, block, prices) for block in stream.blocks(start, stop)]
     if not parts:
-        parts = [_no_columns(stream, prices)]
+        parts = [no_columns(stream, prices)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _no_columns(stream: Stream, prices: str) -> dict[str, Array]:
+def no_columns(stream: Stream, prices: str) -> dict[str, Array]:
+    """The columns without a record."""
     from .capture import Block
 
     nothing = Block("", 0, np.zeros(0, stream.dtype), np.zeros(0, np.uint64), stream.meta, 0)
@@ -150,13 +152,20 @@ def import_arrow(purpose: str) -> Any:
     return pyarrow
 
 
-def arrow_table(data: dict[str, Array], meta: dict[str, Any]) -> pyarrow.Table:
-    """Columns as an Arrow table; `meta` goes into its schema's metadata as JSON, under "signal-bus"."""
+def arrow_table(data: dict[str, Array], meta: dict[str, Any], dictionary: bool = True) -> pyarrow.Table:
+    """Columns as an Arrow table.
+
+    Args:
+        data: The columns.
+        meta: Goes into the metadata of its schema as JSON, under "signal-bus".
+        dictionary: Names of symbols as a dictionary, else as plain text.
+    """
     pa = import_arrow("to_arrow")
     arrays: dict[str, Any] = {}
     for name, column in data.items():
         if name == "symbol":
-            arrays[name] = pa.array(column, pa.string()).dictionary_encode()
+            text = pa.array(column, pa.string())
+            arrays[name] = text.dictionary_encode() if dictionary else text
         elif column.dtype == object:
             arrays[name] = pa.array(column, pa.binary())
         elif name == "time":

@@ -130,14 +130,21 @@ class Meta(dict[str, Any]):
     @property
     def symbols(self) -> list[dict[str, Any]]:
         """Symbol table: `name`, `price_exponent`, `size_exponent`, `tick_size`; `symbol` of a record indexes it."""
-        rows = self.get("symbols")
-        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        return self._rows(self.get("symbols"))
+
+    @staticmethod
+    def _rows(rows: Any) -> list[dict[str, Any]]:
+        return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else []
+
+    def symbol_table(self, name: str) -> list[dict[str, Any]]:
+        """The table of that name where the member has several; those of an inference member are named after feeds."""
+        tables = self.get("symbol_tables")
+        return self._rows(tables.get(name)) if isinstance(tables, dict) else []
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
         """The rings, (member, ring), that `source` of a signal indexes."""
-        rows = self.get("inputs")
-        return [(str(row.get("member")), str(row.get("ring"))) for row in rows] if isinstance(rows, list) else []
+        return [(str(row.get("member")), str(row.get("ring"))) for row in self._rows(self.get("inputs"))]
 
     @staticmethod
     def parse(text: bytes) -> Meta:
