@@ -18,6 +18,7 @@ struct lane {
   bool damaged;  /* a block was passed over since the last record */
   bool timed;    /* the records carry a time */
   bool gap_told; /* of the gap before the present record */
+  bool filtered; /* records were left out on purpose: what is missing is no gap */
   /* The block that is being given out. */
   const struct bus_capture_block *block;
   const unsigned char *record; /* the next one */
@@ -179,7 +180,7 @@ static int next_record(const struct bus_capture_merge *merge, struct lane *lane)
   bool inside = lane->time_ns >= range->from_ns && position >= range->from_position &&
                 position < range->until_position;
   if (BUS_UNLIKELY(lane->expected_known && position != lane->expected) && inside && lane->started &&
-      !lane->gap_told && position > lane->expected) {
+      !lane->filtered && !lane->gap_told && position > lane->expected) {
     lane->gap_told = true;
     lane->event.position = lane->expected;
     lane->event.last = position - 1;
@@ -238,6 +239,7 @@ static int open_lane(struct bus_capture_merge *merge, uint32_t stream)
   lane->event.stream = stream;
   lane->order = rank(lane->stream->record_type) << 32 | stream;
   lane->timed = bus_capture_has_time(lane->stream->record_type, lane->stream->record_size);
+  lane->filtered = *bus_capture_meta_text(lane->stream->meta, "filtered");
   /* From its beginning a stream can lack records before its first one. */
   lane->started = merge->range.from_ns == 0 && merge->range.from_position == 0;
   for (size_t i = 0; i < lane->stream->segment_count; i++)

@@ -15,6 +15,7 @@
 
 BUS_BEGIN_DECLARATIONS
 
+/* GAP is never told of a stream whose META has "filtered": a cut by symbols left records out. */
 enum bus_capture_event_kind {
   BUS_CAPTURE_EVENT_RECORD = 1,
   BUS_CAPTURE_EVENT_GAP = 2,     /* positions that are not in the capture */

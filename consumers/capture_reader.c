@@ -446,3 +446,14 @@ void bus_capture_times(const struct bus_capture *capture, uint64_t *first_ns, ui
       *offset_ns = bus_capture_meta_i64(stream->meta, "realtime_offset_ns", 0);
   }
 }
+
+uint64_t bus_capture_blocks_bytes(const struct bus_capture *capture)
+{
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < capture->stream_count; i++)
+    for (size_t j = 0; j < capture->streams[i].segment_count; j++) {
+      const struct bus_capture_segment *segment = &capture->streams[i].segments[j];
+      bytes += segment->blocks * segment->shape.block_size;
+    }
+  return bytes;
+}

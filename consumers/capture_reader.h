@@ -108,6 +108,9 @@ int bus_capture_find_stream(const struct bus_capture *capture, const char *name)
 void bus_capture_times(const struct bus_capture *capture, uint64_t *first_ns, uint64_t *last_ns,
                        int64_t *offset_ns);
 
+/* Bytes of all written blocks, uncompressed: what there is to read. */
+uint64_t bus_capture_blocks_bytes(const struct bus_capture *capture);
+
 /* ---- META ---- */
 
 /* The integer at `key`, which may be written as a string; `otherwise` when there is none or it does

@@ -13,6 +13,13 @@ static const struct {
   const char *summary;
 } verbs[] = {
     {"info", replay_info, "what a capture holds"},
+    {"verify", replay_verify, "check every byte of it"},
+    {"recover", replay_recover, "save what is whole of a damaged one"},
+    {"cut", replay_cut, "write a part of it: times, positions, streams, symbols"},
+    {"merge", replay_merge, "join several"},
+    {"diff", replay_diff, "the first record in which two differ"},
+    {"hash", replay_hash, "a hash that is equal for replays that did the same"},
+    {"export", replay_export, "write it as CSV, .npy, Arrow, Parquet or MCAP"},
 };
 
 static void print_help(FILE *out)

@@ -106,8 +106,9 @@ static void print_stream(const struct bus_capture_stream *stream, int64_t offset
          bus_record_type_name(stream->record_type), stream->record_size, stream->records);
   if (stream->records)
     printf(", positions %" PRIu64 " to %" PRIu64, stream->first, stream->last);
+  const char *filtered = bus_capture_meta_text(stream->meta, "filtered");
   if (stream->lost)
-    printf(", %" PRIu64 " LOST", stream->lost);
+    printf(*filtered ? ", %" PRIu64 " left out" : ", %" PRIu64 " LOST", stream->lost);
   printf("\n    %zu segments, %.1f MB", stream->segment_count, (double)stream->bytes / 1e6);
   if (compressed)
     printf(", %" PRIu64 " compressed", compressed);
@@ -117,7 +118,6 @@ static void print_stream(const struct bus_capture_stream *stream, int64_t offset
     printf("\n    %s to %s", replay_time_text(first, stream->first_time_ns, offset_ns),
            replay_time_text(last, stream->last_time_ns, offset_ns));
   putchar('\n');
-  const char *filtered = bus_capture_meta_text(stream->meta, "filtered");
   if (*filtered) {
     json_t *clean = replay_json_text(filtered);
     printf("    only a part: %s\n", json_string_value(clean));

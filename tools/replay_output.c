@@ -175,23 +175,36 @@ int replay_output_open(const char *directory, uint64_t segment_bytes, struct rep
   return BUS_OK;
 }
 
+/* The ring's records or the blocks change: a new segment, for a file has one shape. */
+static int reshape(struct replay_output *output, struct stream *stream,
+                   const struct bus_capture_shape *shape)
+{
+  void *block = NULL;
+  int error = bus_capture_shape_check(shape);
+  if (!error)
+    error = close_segment(output, stream);
+  if (!error && posix_memalign(&block, 4096, shape->block_size) != 0)
+    error = bus_error_set(BUS_ERROR_NO_SPACE, "no memory for stream %s", stream->name);
+  if (error)
+    return error;
+  free(stream->block);
+  stream->block = block;
+  stream->expected_known &= stream->shape.record_size == shape->record_size;
+  stream->shape = *shape;
+  stream->capacity = bus_capture_capacity(shape->record_size, shape->block_size);
+  return BUS_OK;
+}
+
 int replay_output_stream(struct replay_output *output, const char *name,
                          const struct bus_capture_shape *shape)
 {
   for (int i = 0; i < output->stream_count; i++)
     if (!strcmp(output->streams[i].name, name)) {
       const struct bus_capture_shape *have = &output->streams[i].shape;
-      if (have->record_size == shape->record_size && have->record_type == shape->record_type)
-        return i;
-      /* The ring changed its records: the file names go on, so the old one must be closed. */
-      int error = close_segment(output, &output->streams[i]);
-      if (error)
-        return error;
-      output->streams[i].shape.record_size = shape->record_size;
-      output->streams[i].shape.record_type = shape->record_type;
-      output->streams[i].capacity = bus_capture_capacity(shape->record_size, have->block_size);
-      output->streams[i].expected_known = false;
-      return output->streams[i].capacity ? i : bus_capture_shape_check(&output->streams[i].shape);
+      bool same = have->record_size == shape->record_size &&
+                  have->record_type == shape->record_type && have->block_size == shape->block_size;
+      int error = same ? BUS_OK : reshape(output, &output->streams[i], shape);
+      return error ? error : i;
     }
   int error = bus_capture_shape_check(shape);
   if (error)
@@ -286,6 +299,8 @@ int replay_output_block(struct replay_output *output, int index, const void *blo
   struct stream *stream = &output->streams[index];
   struct bus_capture_block from;
   memcpy(&from, block, sizeof from);
+  if (from.kind != BUS_CAPTURE_DATA || from.count > stream->capacity)
+    return bus_error_set(BUS_ERROR_INVALID, "%s: a block that does not fit", stream->name);
   int error = flush(output, stream);
   if (!error)
     error = rotate_when_full(output, stream);

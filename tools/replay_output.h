@@ -17,7 +17,7 @@ int replay_output_open(const char *directory, uint64_t segment_bytes,
                        struct replay_output **output);
 
 /* The stream "member.ring", made at the first call; an index, or a negative error. `shape.blocks`
- * does not matter. */
+ * does not matter. Another shape than before begins a segment. */
 int replay_output_stream(struct replay_output *output, const char *name,
                          const struct bus_capture_shape *shape);
 
