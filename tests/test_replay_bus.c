@@ -123,7 +123,7 @@ Test(replay_bus, symbols_and_boards_are_there)
   const struct bus_symbol symbol = {.name = "BTCUSDT", .price_exponent = -2};
   for (uint32_t i = 0; i < BUS_COUNT_OF(channels); i++)
     for (int twice = 0; twice < 2; twice++)
-      cr_assert_eq(replay_bus_add_symbol(bus, i, &symbol), BUS_OK);
+      cr_assert_eq(replay_bus_add_symbol(bus, i, 0, &symbol), BUS_OK);
   struct bus_signal signal = {.timestamp_ns = 77, .symbol = 3};
   replay_bus_show(bus, 2, &signal);
   signal.source = 1;

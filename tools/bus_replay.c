@@ -20,6 +20,7 @@ static const struct {
     {"diff", replay_diff, "the first record in which two differ"},
     {"hash", replay_hash, "a hash that is equal for replays that did the same"},
     {"export", replay_export, "write it as CSV, .npy, Arrow, Parquet or MCAP"},
+    {"play", replay_play, "puts its records back on a bus"},
 };
 
 static void print_help(FILE *out)

@@ -29,8 +29,9 @@ struct channel {
   uint64_t *records;
   struct bus_signal *boards[REPLAY_INPUTS_MAX]; /* NULL: none */
   uint32_t input_count;
-  void *symbols;
-  const struct bus_entry *symbols_entry;
+  void *symbols[REPLAY_INPUTS_MAX];
+  const struct bus_entry *symbols_entry[REPLAY_INPUTS_MAX];
+  uint32_t table_count;
   uint32_t record_type;
 };
 
@@ -174,12 +175,12 @@ static int open_channel(struct replay_bus *bus, struct channel *channel,
   channel->input_count = spec->input_count;
   for (uint32_t i = 0; i < spec->input_count; i++)
     channel->boards[i] = bus_member_object(member, BUS_OBJECT_BOARD, spec->inputs[i]);
-  const char *table = spec->record_type == BUS_RECORD_FEATURE ? SYMBOLS_TABLE
-                      : spec->input_count                     ? spec->inputs[0]
-                                                              : NULL;
-  if (table) {
-    channel->symbols = bus_member_object(member, BUS_OBJECT_SYMBOLS, table);
-    channel->symbols_entry = bus_member_entry(member, BUS_OBJECT_SYMBOLS, table);
+  const bool features = spec->record_type == BUS_RECORD_FEATURE;
+  channel->table_count = features ? 1 : spec->input_count;
+  for (uint32_t i = 0; i < channel->table_count; i++) {
+    const char *table = features ? SYMBOLS_TABLE : spec->inputs[i];
+    channel->symbols[i] = bus_member_object(member, BUS_OBJECT_SYMBOLS, table);
+    channel->symbols_entry[i] = bus_member_entry(member, BUS_OBJECT_SYMBOLS, table);
   }
   return bus_backlink_init(&channel->backlink, config->options.directory, spec->member, entry,
                            &channel->producer);
@@ -227,12 +228,13 @@ int replay_bus_open(const struct replay_bus_config *config, const struct replay_
   return BUS_OK;
 }
 
-int replay_bus_add_symbol(struct replay_bus *bus, uint32_t channel, const struct bus_symbol *symbol)
+int replay_bus_add_symbol(struct replay_bus *bus, uint32_t channel, uint32_t input,
+                          const struct bus_symbol *symbol)
 {
   struct channel *to = &bus->channels[channel];
-  if (!to->symbols)
+  if (input >= to->table_count)
     return BUS_OK;
-  int row = bus_symbols_add(to->symbols, to->symbols_entry, symbol);
+  int row = bus_symbols_add(to->symbols[input], to->symbols_entry[input], symbol);
   return row < 0 ? row : BUS_OK;
 }
 
@@ -317,6 +319,12 @@ struct bus_histogram *replay_bus_lateness(struct replay_bus *bus, uint32_t chann
 uint64_t *replay_bus_counter(struct replay_bus *bus, uint32_t channel, const char *name)
 {
   return bus_member_object(bus->channels[channel].station->member, BUS_OBJECT_COUNTER, name);
+}
+
+void replay_bus_add_lateness(const struct replay_bus *bus, struct bus_histogram *to)
+{
+  for (uint32_t i = 0; i < bus->station_count; i++)
+    bus_histogram_add(to, bus->stations[i].lateness_ns);
 }
 
 void replay_bus_close(struct replay_bus *bus, uint32_t state)

@@ -54,9 +54,9 @@ int replay_bus_open(const struct replay_bus_config *config, const struct replay_
                     uint32_t count, struct replay_bus **bus);
 
 /* Adds a row to the symbol table that belongs to `channel`: of a features ring its member's, of a
- * signals ring the one of input 0. Rows already there stay. Returns BUS_OK or the error of
- * bus_symbols_add. */
-int replay_bus_add_symbol(struct replay_bus *bus, uint32_t channel,
+ * signals ring the one of that input. Rows already there stay, and a channel without such a table
+ * needs none. Returns BUS_OK or the error of bus_symbols_add. */
+int replay_bus_add_symbol(struct replay_bus *bus, uint32_t channel, uint32_t input,
                           const struct bus_symbol *symbol);
 
 /* State RUN: what must be there first (symbols, boards) is. */
@@ -86,6 +86,9 @@ uint64_t replay_bus_unread(struct replay_bus *bus, uint32_t channel);
  * no counter of that name. Counters: "records", "gap_records", "slips", "slipped_ns". */
 struct bus_histogram *replay_bus_lateness(struct replay_bus *bus, uint32_t channel);
 uint64_t *replay_bus_counter(struct replay_bus *bus, uint32_t channel, const char *name);
+
+/* Adds the lateness of all members to a private histogram. */
+void replay_bus_add_lateness(const struct replay_bus *bus, struct bus_histogram *to);
 
 /* Leaves with BUS_STATE_HALT or BUS_STATE_FAIL and frees. NULL is allowed. */
 void replay_bus_close(struct replay_bus *bus, uint32_t state);
