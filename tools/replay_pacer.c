@@ -1,8 +1,5 @@
 #include "tools/replay_pacer.h"
 
-/* The last of the spin goes without pauses, each of which can take 50 ns. */
-#define TIGHT_SPIN_NS 1000u
-
 /* As far as a deadline is set into the future. */
 #define FAR_NS ((uint64_t)INT64_MAX)
 
@@ -12,8 +9,10 @@ void replay_pacer_init(struct replay_pacer *pacer, const struct replay_pacer_clo
   *pacer = (struct replay_pacer){.clock = *clock, .speed = speed};
 }
 
-static uint64_t now_ns(const struct replay_pacer *pacer)
+static BUS_ALWAYS_INLINE uint64_t now_ns(const struct replay_pacer *pacer)
 {
+  if (BUS_LIKELY(pacer->clock.bus != NULL))
+    return bus_clock_now_ns(pacer->clock.bus);
   return pacer->clock.now_ns(pacer->clock.context);
 }
 
@@ -39,7 +38,8 @@ uint64_t replay_pacer_due_ns(const struct replay_pacer *pacer, uint64_t record_n
 
 bool replay_pacer_wait(const struct replay_pacer *pacer, uint64_t due_ns, uint64_t until_ns)
 {
-  const uint64_t end_ns = due_ns < until_ns ? due_ns : until_ns;
+  const uint64_t ready_ns = due_ns > REPLAY_PACER_RELEASE_NS ? due_ns - REPLAY_PACER_RELEASE_NS : 0;
+  const uint64_t end_ns = ready_ns < until_ns ? ready_ns : until_ns;
   uint64_t now = now_ns(pacer);
   if (now + REPLAY_PACER_SPIN_NS < end_ns) {
     uint64_t wake_ns = end_ns - REPLAY_PACER_SPIN_NS;
@@ -49,17 +49,22 @@ bool replay_pacer_wait(const struct replay_pacer *pacer, uint64_t due_ns, uint64
       return false; /* a signal: the caller looks what it was */
   }
   while (now < end_ns) {
-    if (end_ns - now > TIGHT_SPIN_NS)
-      bus_cpu_relax();
+    bus_cpu_relax();
     now = now_ns(pacer);
   }
-  return now >= due_ns;
+  return now >= ready_ns;
 }
 
-uint64_t replay_pacer_done(struct replay_pacer *pacer, uint64_t due_ns,
-                           struct bus_histogram *lateness_ns)
+/* The spin, the commit and the reading after it stand together, so that none of them waits for its
+ * instructions: after a sleep, whatever else ran on the core is what its caches hold. */
+uint64_t replay_pacer_release(struct replay_pacer *pacer, uint64_t due_ns,
+                              struct bus_producer *producer, struct bus_histogram *lateness_ns)
 {
-  uint64_t now = now_ns(pacer);
+  bus_prefetch_for_write(producer);
+  while (now_ns(pacer) < due_ns)
+    ;
+  bus_producer_commit(producer);
+  const uint64_t now = now_ns(pacer);
   uint64_t late_ns = now > due_ns ? now - due_ns : 0;
   bus_histogram_record(lateness_ns, late_ns);
   if (BUS_UNLIKELY(late_ns > REPLAY_PACER_SLIP_NS)) {

@@ -8,17 +8,23 @@
 #ifndef TOOLS_REPLAY_PACER_H
 #define TOOLS_REPLAY_PACER_H
 
+#include "shm/clock.h"
 #include "shm/histogram.h"
+#include "shm/ring.h"
 
 /* How long before a deadline the sleep ends and the spin begins. A sleep with a timer slack of 1 ns
  * ends 30 to 45 us after it should at the median. */
 #define REPLAY_PACER_SPIN_NS 100000u
+
+/* The last of the spin, which is without pauses and ends in the commit. */
+#define REPLAY_PACER_RELEASE_NS 2000u
 
 /* A record that is later than this moves the schedule. */
 #define REPLAY_PACER_SLIP_NS 100000u
 
 /* The time that a pacer goes by; tests bring one of their own. */
 struct replay_pacer_clock {
+  const struct bus_clock *bus; /* is read directly; NULL: now_ns is called instead */
   uint64_t (*now_ns)(void *context);
   /* Returns at `deadline_ns`, earlier when a signal comes, or as much later as the kernel likes. */
   void (*sleep_until)(void *context, uint64_t deadline_ns);
@@ -47,13 +53,14 @@ void replay_pacer_start(struct replay_pacer *pacer, uint64_t record_ns);
  * it; the far future is cut at 292 years. Pure. */
 uint64_t replay_pacer_due_ns(const struct replay_pacer *pacer, uint64_t record_ns);
 
-/* Waits until `due_ns`, but not beyond `until_ns`, nor after a signal that ended the sleep. True
- * when `due_ns` has come: the record goes out now. */
+/* Waits until shortly before `due_ns`, but not beyond `until_ns`, nor after a signal that ended the
+ * sleep. True when the record may be released now. */
 bool replay_pacer_wait(const struct replay_pacer *pacer, uint64_t due_ns, uint64_t until_ns);
 
-/* The record that was due at `due_ns` is out: counts in `lateness_ns` how late it is, and moves the
- * schedule when that is beyond the limit. Returns the lateness, ns. */
-uint64_t replay_pacer_done(struct replay_pacer *pacer, uint64_t due_ns,
-                           struct bus_histogram *lateness_ns);
+/* Commits what `producer` has reserved (see ring.h) at `due_ns`, which replay_pacer_wait has let
+ * pass, or at once when that is over. Counts in `lateness_ns` how late the commit was over, and
+ * moves the schedule when that is beyond the limit. Returns the lateness, ns. */
+uint64_t replay_pacer_release(struct replay_pacer *pacer, uint64_t due_ns,
+                              struct bus_producer *producer, struct bus_histogram *lateness_ns);
 
 #endif

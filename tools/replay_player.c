@@ -248,9 +248,11 @@ static void publish(struct replay_player *player)
   struct bus_producer *producer = replay_bus_producer(player->bus, channel);
   const unsigned char *slot =
       producer->slots + (producer->next & producer->mask) * producer->record_size;
-  bus_producer_commit(producer);
   if (player->config.pace == REPLAY_PACE_SPEED)
-    replay_pacer_done(&player->pacer, player->due_ns, replay_bus_lateness(player->bus, channel));
+    replay_pacer_release(&player->pacer, player->due_ns, producer,
+                         replay_bus_lateness(player->bus, channel));
+  else
+    bus_producer_commit(producer);
   replay_bus_show(player->bus, channel, slot);
   player->result.records++;
   player->holding = player->ready = false;
@@ -572,11 +574,6 @@ static int show_retained(struct replay_player *player)
   return BUS_OK;
 }
 
-static uint64_t clock_now_ns(void *context)
-{
-  return bus_clock_now_ns(context);
-}
-
 static void clock_sleep_until(void *context, uint64_t deadline_ns)
 {
   (void)context;
@@ -597,7 +594,8 @@ static int set_up(struct replay_player *player)
     error = show_retained(player);
   if (!error)
     error = bus_capture_merge_open(config->capture, &config->range, &player->merge);
-  const struct replay_pacer_clock clock = {clock_now_ns, clock_sleep_until, &player->loop.clock};
+  const struct replay_pacer_clock clock = {.bus = &player->loop.clock,
+                                           .sleep_until = clock_sleep_until};
   replay_pacer_init(&player->pacer, &clock, config->speed);
   bus_capture_times(config->capture, &player->first_time_ns, &player->last_time_ns, &offset_ns);
   if (config->range.until_ns < player->last_time_ns)
