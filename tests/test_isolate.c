@@ -449,6 +449,20 @@ Test(isolate, strict_refuses_what_would_be_a_warning)
   end();
 }
 
+Test(isolate, a_kernel_that_forgets_pins_is_a_warning)
+{
+  begin(OPS_MODE_CPUSET);
+  struct ops_isolate_options options = everything();
+  options.dry_run = true;
+  put(&machine, "6.1.0-25-amd64\n", "proc/sys/kernel/osrelease");
+  cr_assert_eq(isolate(options), OPS_EXIT_OK);
+  cr_expect(remarked(OPS_REMARK_WARNING, "3 threads are pinned now"));
+  put(&machine, "6.2.0\n", "proc/sys/kernel/osrelease");
+  cr_assert_eq(isolate(options), OPS_EXIT_OK);
+  cr_expect_eq(run.warning_count, 0);
+  end();
+}
+
 Test(isolate, a_kernel_without_latency_files_is_unsupported)
 {
   begin(OPS_MODE_CPUSET);

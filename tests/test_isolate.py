@@ -315,8 +315,17 @@ def real_gaps_confined_and_unconfined():
         with Restored():
             unconfined = json.loads(subprocess.run([PROBE, seconds, str(cpu())], capture_output=True, text=True,
                                                    check=True).stdout)
-            done = busctl("isolate", "--name", NAME, "--cpus", cpu(), *ALL, "--", PROBE, seconds)
-            confined = json.loads(done.stdout)
+            process = subprocess.Popen([BUSCTL, "isolate", "--name", NAME, "--cpus", str(cpu()), *ALL,
+                                        "--cpu-dma-latency", "--", PROBE, seconds], stdout=subprocess.PIPE,
+                                       stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
+            while os.readlink(f"/proc/{process.pid}/exe") != PROBE and process.poll() is None:
+                time.sleep(0.01)
+            assert "/dev/cpu_dma_latency" in [os.readlink(path) for path in glob.glob(f"/proc/{process.pid}/fd/*")]
+            others = others_on_the_cpu()
+            refused = busctl("release", "--name", NAME, status=5).stderr
+            assert f"gap_probe, pid {process.pid}" in refused, refused
+            confined = json.loads(process.communicate()[0])
+            assert process.returncode == 0 and not others, others
     finally:
         for process in load:
             process.kill()

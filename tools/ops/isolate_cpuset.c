@@ -92,15 +92,49 @@ static bool kernel_can_stall(int major, int minor, int patch)
   return minor == 12 ? patch < 82 : minor == 18 ? patch < 23 : minor == 19 ? patch < 13 : true;
 }
 
-static int check_kernel(struct ops_isolation *run)
+/* Reads "6.8.0-45-generic"; false when it is not like that. */
+static bool read_kernel(const struct ops_isolation *run, int *major, int *minor, int *patch)
 {
   char path[OPS_PATH_BYTES], text[256];
-  int major, minor, patch = 0;
-  int error = ops_path_join(path, run->system->proc_root, "sys/kernel/osrelease");
-  if (error != BUS_OK || ops_file_read(path, text, sizeof text) < 0 ||
-      sscanf(text, "%9d.%9d.%9d", &major, &minor, &patch) < 2 ||
-      !kernel_can_stall(major, minor, patch))
-    return error;
+  *patch = 0;
+  return ops_path_join(path, run->system->proc_root, "sys/kernel/osrelease") == BUS_OK &&
+         ops_file_read(path, text, sizeof text) >= 0 &&
+         sscanf(text, "%9d.%9d.%9d", major, minor, patch) >= 2;
+}
+
+struct pinned {
+  const struct ops_isolation *run;
+  int count;
+};
+
+static int count_pinned(void *user, const struct ops_thread *thread)
+{
+  struct pinned *pinned = user;
+  struct ops_cpu_list rest = ops_cpu_list_minus(&pinned->run->online, &thread->cpus);
+  pinned->count += !thread->kernel && !thread->fixed && ops_cpu_list_count(&rest) > 0;
+  return 0;
+}
+
+/* Since 6.2 the kernel remembers which CPUs a thread asked for when its cpuset changes. */
+static void check_pins(struct ops_isolation *run)
+{
+  int major, minor, patch;
+  struct pinned pinned = {.run = run};
+  if (!read_kernel(run, &major, &minor, &patch) || major > 6 || (major == 6 && minor >= 2))
+    return;
+  ops_thread_visit(run->system, count_pinned, &pinned);
+  if (pinned.count > 0)
+    ops_plan_warn(run,
+                  "kernel %d.%d forgets which CPUs a thread was pinned to when its cpuset changes: "
+                  "%d threads are pinned now and have to be pinned again, now and after release",
+                  major, minor, pinned.count);
+}
+
+static int check_kernel(struct ops_isolation *run)
+{
+  int major, minor, patch;
+  if (!read_kernel(run, &major, &minor, &patch) || !kernel_can_stall(major, minor, patch))
+    return BUS_OK;
   if (run->options.strict)
     return ops_plan_refuse(run, OPS_EXIT_UNSUPPORTED,
                            "kernel %d.%d.%d can stall its workqueues when a partition is made: "
@@ -200,5 +234,6 @@ int ops_plan_cpuset(struct ops_isolation *run)
   int error = check_siblings(run);
   if (error != BUS_OK)
     return error;
+  check_pins(run);
   return run->mode == OPS_MODE_PARTITION ? plan_partition(run) : plan_cpuset_v1(run);
 }
