@@ -152,6 +152,11 @@ static int plan_partition(struct ops_isolation *run)
   struct ops_change control = {.format = OPS_VALUE_TOKEN, .wanted = "cpuset"};
   strcpy(control.stage, stage);
   int error;
+  if (!run->journal_exists)
+    ops_plan_note(run,
+                  "as long as the partition is there, the kernel itself keeps its unbound "
+                  "workqueues and every thread outside off CPUs %.100s",
+                  run->cpus_text);
   if ((error = check_kernel(run)) != BUS_OK ||
       (error = ops_path_join(control.path, run->cgroup_parent, "cgroup.subtree_control")) !=
           BUS_OK ||

@@ -15,14 +15,15 @@ static const char *printable(char *to, size_t size, const char *from)
 
 static void print_change(const struct ops_change *change, bool release, FILE *out)
 {
-  char from[OPS_VALUE_BYTES], to[OPS_VALUE_BYTES];
+  char from[OPS_VALUE_BYTES], to[OPS_VALUE_BYTES], path[OPS_PATH_BYTES];
   const char *before = release ? change->wanted : change->found;
   const char *after = release ? change->found : change->wanted;
   printable(from, sizeof from, before);
   printable(to, sizeof to, after);
+  printable(path, sizeof path, change->path);
   fprintf(out, "  %-10s %-8s %s%s%s%s: '%s' -> '%s'\n", change->stage,
-          ops_change_state_name(change->state), change->path, change->label[0] ? " (" : "",
-          change->label, change->label[0] ? ")" : "", from, to);
+          ops_change_state_name(change->state), path, change->label[0] ? " (" : "", change->label,
+          change->label[0] ? ")" : "", from, to);
   if (change->state == OPS_CHANGE_PENDING)
     fprintf(out, "             %s\n", change->remark);
 }
