@@ -136,6 +136,17 @@ Test(isolate_journal, a_journal_that_others_can_write_is_not_trusted)
   cr_expect_lt(ops_journal_read(&machine.system, "link", &copy), 0);
 }
 
+Test(isolate_journal, a_directory_that_others_can_write_is_refused_with_the_remedy)
+{
+  cr_assert_eq(chmod(machine.system.run_root, 0775), 0);
+  cr_expect_eq(ops_journal_lock(&machine.system), BUS_ERROR_DENIED);
+  cr_expect_not_null(strstr(bus_error_message(), "chmod 755"));
+  cr_assert_eq(chmod(machine.system.run_root, 0755), 0);
+  int fd = ops_journal_lock(&machine.system);
+  cr_expect_geq(fd, 0);
+  close(fd);
+}
+
 Test(isolate_journal, names_stay_inside_the_directory)
 {
   static const char *const bad[] = {

@@ -45,11 +45,27 @@ static int make_directory(const char *path)
   return BUS_OK;
 }
 
+/* Who can write there can take a journal away, or hold the lock for ever. */
+static int check_directory(const char *path)
+{
+  struct stat status;
+  if (lstat(path, &status) != 0)
+    return bus_error_set_errno("%s: cannot be looked at", path);
+  if (S_ISDIR(status.st_mode) && status.st_uid == geteuid() && (status.st_mode & 022) == 0)
+    return BUS_OK;
+  return bus_error_set(BUS_ERROR_DENIED,
+                       "%s: belongs to uid %u with mode %04o; it must be a directory that uid %u "
+                       "alone may write: chown %u %s && chmod 755 %s",
+                       path, status.st_uid, status.st_mode & 07777u, geteuid(), geteuid(), path,
+                       path);
+}
+
 int ops_journal_lock(const struct ops_system *system)
 {
   char path[OPS_PATH_BYTES];
   int error = ops_path_join(path, system->run_root, "isolate.lock");
-  if (error != BUS_OK || (error = make_directory(system->run_root)) != BUS_OK)
+  if (error != BUS_OK || (error = make_directory(system->run_root)) != BUS_OK ||
+      (error = check_directory(system->run_root)) != BUS_OK)
     return error;
   int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0)

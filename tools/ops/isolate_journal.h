@@ -31,7 +31,8 @@ bool ops_isolation_name_valid(const char *name);
 int ops_boot_id_read(const struct ops_system *system, char *boot_id);
 
 /* Makes RUN where it is missing and takes its lock. Returns a descriptor to close, or a negative
- * error: BUS_ERROR_BUSY when another isolate or release works. */
+ * error: BUS_ERROR_BUSY when another isolate or release works, BUS_ERROR_DENIED when others
+ * may write to the directory. */
 int ops_journal_lock(const struct ops_system *system);
 
 /* Reads the journal of `name`; free with ops_journal_close. Returns BUS_OK, BUS_ERROR_ABSENT when
