@@ -233,7 +233,10 @@ class Restored:
     """Releases in the end, and compares every value and the affinity of every thread that is still there."""
 
     def __enter__(self):
-        report = json.loads(busctl("isolate", "--name", NAME, "--cpus", cpu(), *ALL, "--dry-run", "--json").stdout)
+        done = busctl("isolate", "--name", NAME, "--cpus", cpu(), *ALL, "--dry-run", "--json", status=(0, 5))
+        if done.returncode:
+            raise Skip(f"somebody else took the CPU meanwhile: {done.stderr.strip()}")
+        report = json.loads(done.stdout)
         self.paths = [change["path"] for change in report["changes"]]
         self.values, self.threads = values(self.paths), threads()
         return self

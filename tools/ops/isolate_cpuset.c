@@ -57,13 +57,19 @@ static int check_sibling(struct ops_isolation *run, const char *name, const char
   cpus = ops_cpu_list_and(&cpus, &run->cpus);
   if (ops_cpu_list_count(&cpus) == 0)
     return BUS_OK;
-  char both[OPS_CPU_LIST_BYTES];
+  char both[OPS_CPU_LIST_BYTES], remedy[OPS_CPU_LIST_BYTES + 256];
+  if (run->mode == OPS_MODE_PARTITION)
+    snprintf(remedy, sizeof remedy,
+             "take them out there (a systemd unit's: systemctl set-property --runtime %.100s "
+             "AllowedCPUs=%s)",
+             name, run->house_text);
+  else
+    snprintf(remedy, sizeof remedy, "write '%s' there, or remove that cgroup", run->house_text);
   return ops_plan_refuse(
       run, OPS_EXIT_CONFLICT,
       "%s is '%s' and names CPUs %s: an isolation and another cgroup cannot share "
-      "them; take them out there (for a systemd unit: systemctl set-property "
-      "--runtime %s AllowedCPUs=%s), then try again",
-      path, text, ops_cpu_list_format(&cpus, both, sizeof both), name, run->house_text);
+      "them; %s, then try again",
+      path, text, ops_cpu_list_format(&cpus, both, sizeof both), remedy);
 }
 
 static int check_siblings(struct ops_isolation *run)
