@@ -374,6 +374,10 @@ Test(isolate, a_sibling_cgroup_with_the_cpu_is_a_conflict)
   cr_assert_eq(isolate(everything()), OPS_EXIT_CONFLICT);
   cr_expect_not_null(strstr(bus_error_message(), "cpuset/docker/cpuset.cpus"));
   put(&machine, "0-1\n", "sys/fs/cgroup/cpuset/docker/cpuset.cpus");
+  put(&machine, "2\n", "sys/fs/cgroup/cpuset/signal-bus-stranger/cpuset.cpus"); /* no journal */
+  cr_assert_eq(isolate(everything()), OPS_EXIT_CONFLICT);
+  cr_expect_not_null(strstr(bus_error_message(), "signal-bus-stranger/cpuset.cpus"));
+  put(&machine, "3\n", "sys/fs/cgroup/cpuset/signal-bus-stranger/cpuset.cpus");
   put(&machine, "\n", "sys/fs/cgroup/cpuset/signal-bus-bus/cpuset.cpus"); /* nobody's */
   cr_assert_eq(isolate(everything()), OPS_EXIT_CONFLICT);
   cr_expect_eq(machine.changes, 0);

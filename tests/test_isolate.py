@@ -321,8 +321,9 @@ def real_gaps_confined_and_unconfined():
             process = subprocess.Popen([BUSCTL, "isolate", "--name", NAME, "--cpus", str(cpu()), *ALL,
                                         "--cpu-dma-latency", "--", PROBE, seconds], stdout=subprocess.PIPE,
                                        stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
-            while os.readlink(f"/proc/{process.pid}/exe") != PROBE and process.poll() is None:
+            while process.poll() is None and os.readlink(f"/proc/{process.pid}/exe") != PROBE:
                 time.sleep(0.01)
+            assert process.returncode is None, f"isolate ended with {process.returncode}"
             assert "/dev/cpu_dma_latency" in [os.readlink(path) for path in glob.glob(f"/proc/{process.pid}/fd/*")]
             others = others_on_the_cpu()
             refused = busctl("release", "--name", NAME, status=5).stderr

@@ -72,14 +72,22 @@ static int check_sibling(struct ops_isolation *run, const char *name, const char
       path, text, ops_cpu_list_format(&cpus, both, sizeof both), remedy);
 }
 
+static bool is_last_part(const char *path, const char *name)
+{
+  const char *slash = strrchr(path, '/');
+  return slash && !strcmp(slash + 1, name);
+}
+
 static int check_siblings(struct ops_isolation *run)
 {
   static const char *const files[] = {"cpuset.cpus", "cpuset.cpus.exclusive"};
   struct ops_names names;
   int error = ops_directory_list(run->cgroup_parent, &names);
   for (size_t i = 0; error == BUS_OK && i < names.count; i++) {
-    if (!strncmp(names.names[i], "signal-bus-", sizeof "signal-bus-" - 1))
-      continue; /* ours: the journals were compared */
+    /* Ours, or everybody's of an isolation that is there; those of others hold other CPUs. */
+    if (is_last_part(run->cgroup, names.names[i]) ||
+        is_last_part(run->cgroup_house, names.names[i]))
+      continue;
     for (size_t j = 0; error == BUS_OK && j < BUS_COUNT_OF(files); j++)
       error = check_sibling(run, names.names[i], files[j]);
   }
