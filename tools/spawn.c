@@ -166,25 +166,32 @@ int bus_spawn(const struct bus_spawner *spawner, const struct bus_config_member 
   return error;
 }
 
+/* Does not return when it works. */
+static int exec_member(const struct bus_spawner *spawner, const struct bus_config_member *member,
+                       struct bus_config_words *words)
+{
+  int error = bus_config_split(member, spawner->directory, words);
+  if (error)
+    return error;
+  dup2(spawner->null_fd, STDIN_FILENO);
+  struct spawn_report failure = {.step = place_process(member)};
+  if (failure.step < 0) {
+    execvp(words->argv[0], words->argv);
+    failure.step = STEP_EXEC;
+  }
+  failure.error = errno;
+  return explain(&failure, member, words);
+}
+
 int bus_spawn_exec(const char *directory, const struct bus_config_member *member)
 {
   struct bus_spawner spawner;
   int error = bus_spawner_init(&spawner, directory);
-  struct bus_config_words *words = error ? NULL : malloc(sizeof *words);
-  if (!error && !words)
-    error = bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  if (!error)
-    error = bus_config_split(member, directory, words);
-  if (!error) {
-    dup2(spawner.null_fd, STDIN_FILENO);
-    struct spawn_report failure = {.step = place_process(member)};
-    if (failure.step < 0) {
-      execvp(words->argv[0], words->argv);
-      failure.step = STEP_EXEC;
-    }
-    failure.error = errno;
-    error = explain(&failure, member, words);
-  }
+  if (error)
+    return error;
+  struct bus_config_words *words = malloc(sizeof *words);
+  error = words ? exec_member(&spawner, member, words)
+                : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   free(words);
   bus_spawner_close(&spawner);
   return error;
