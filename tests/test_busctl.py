@@ -139,6 +139,21 @@ class Bus:
         return {member["name"]: member for member in bus["members"]}
 
 
+class Chain(Bus):
+    """One with the chain at work."""
+
+    def __init__(self):
+        super().__init__(make=False)
+
+    def __enter__(self):
+        self.supervisor = self.up()
+        return super().__enter__()
+
+    def stop(self):
+        down(self.directory)
+        finish(self.supervisor)
+
+
 def finish(process, status=0):
     out, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == status, f"exit {process.returncode}, expected {status}\n{out}"
@@ -174,10 +189,13 @@ def wrong_usage_is_status_2_and_points_to_help():
     for arguments in (("info", "a", "b"), ("down", "--timeout", "0"), ("top", "--interval-ms", "9"),
                       ("top", "--count", "x"), ("create", "--mode", "999"), ("create", "--mode", "0070"),
                       ("up",), ("up", "a", "b"), ("up", "a", "--wait-ready", "-1"), ("destroy", "x"),
-                      ("run", "a"),
-                      ("create", "x"), ("top", "x"), ("down", "x")):
+                      ("run", "a"), ("create", "x"), ("top", "x"), ("down", "x"), ("metrics", "x"),
+                      ("metrics", "--interval-ms", "1"), ("metrics", "--listen", ":9480"),
+                      ("metrics", "--listen", "*:9480"), ("metrics", "--listen", "host.example:9480"),
+                      ("metrics", "--listen", "127.0.0.1:65536"), ("metrics", "--listen", "::1:9480"),
+                      ("metrics", "--listen", "127.0.0.1:"), ("metrics", "--listen", "")):
         assert f"see: signal-busctl {arguments[0]} --help" in busctl(*arguments, status=2)[1]
-    for verb in ("create", "destroy", "info", "top", "up", "run", "down"):
+    for verb in ("create", "destroy", "info", "top", "metrics", "up", "run", "down"):
         assert f"signal-busctl {verb}: unrecognized option" in busctl(verb, "--nonsense", status=2)[1]
     assert re.match(r"signal-busctl \(signal-bus\) \d", busctl("--version")[0])
 

@@ -24,7 +24,7 @@ python_venv.enter(os.path.abspath(sys.argv[1]))
 
 import pyte  # noqa: E402  (only there now)
 import test_busctl  # noqa: E402
-from test_busctl import BUSCTL, ENVIRONMENT, WAIT_S, Bus, down, finish, until  # noqa: E402
+from test_busctl import BUSCTL, ENVIRONMENT, WAIT_S, Bus, Chain, finish  # noqa: E402
 
 
 class Terminal:
@@ -114,18 +114,8 @@ def has_chain(text):
     return re.search(r"(?m)^trader +trader +alive +run", text) and re.search(r"(?m)^feed/features +[1-9]", text)
 
 
-class Chain(Bus):
-    def __enter__(self):
-        self.supervisor = self.up()
-        return super().__enter__()
-
-    def stop(self):
-        down(self.directory)
-        finish(self.supervisor)
-
-
 def shows_a_running_bus_and_ends_on_q():
-    with Chain(make=False) as bus, Terminal(bus) as top:
+    with Chain() as bus, Terminal(bus) as top:
         text = top.see("the chain", lambda text: has_chain(text) and "COUNTER that changed" in text and text)
         assert text.startswith(f"bus {bus.directory}  "), text
         assert re.search(r"[34] of 4 members alive", text.splitlines()[0]), text
@@ -148,7 +138,7 @@ def shows_a_running_bus_and_ends_on_q():
 
 
 def keys_sort_pause_switch_and_help():
-    with Chain(make=False) as bus, Terminal(bus) as top:
+    with Chain() as bus, Terminal(bus) as top:
         top.see("the chain", has_chain)
         top.press("s")
         top.see("sorted by rate", lambda text: "s sort: rate" in text)
@@ -186,7 +176,7 @@ def keys_sort_pause_switch_and_help():
 
 
 def scrolls_in_a_small_window():
-    with Chain(make=False) as bus, Terminal(bus, rows=10, columns=70) as top:
+    with Chain() as bus, Terminal(bus, rows=10, columns=70) as top:
         def first_line(number):
             return lambda text: f"lines {number}-" in text
         top.see("the top", lambda text: "MEMBER" in text.splitlines()[1])
@@ -219,7 +209,7 @@ def scrolls_in_a_small_window():
 
 
 def fits_any_terminal_and_follows_its_size():
-    with Chain(make=False) as bus, Terminal(bus) as top:
+    with Chain() as bus, Terminal(bus) as top:
         top.see("the chain", has_chain)
         for rows, columns in ((24, 80), (60, 200), (8, 30), (2, 10), (1, 1), (30, 60), (40, 120)):
             top.resize(rows, columns)
@@ -240,7 +230,7 @@ def fits_any_terminal_and_follows_its_size():
 
 
 def colours_only_where_there_are_some():
-    with Chain(make=False) as bus:
+    with Chain() as bus:
         def seen(**environment):
             with Terminal(bus, **environment) as top:
                 top.see("the chain", lambda text: re.search(r"(?m)^trader +trader +alive +run", text))
@@ -285,7 +275,7 @@ def a_member_that_dies_is_shown():
 
 def never_writes_to_the_bus():
     """Its mappings and descriptors are for reading; and where nobody else writes, no byte and no time changes."""
-    with Chain(make=False) as bus:
+    with Chain() as bus:
         with Terminal(bus) as top:
             top.see("the chain", has_chain)
             with open(f"/proc/{top.process.pid}/maps") as file:

@@ -25,6 +25,7 @@ int busctl_create(int argc, char **argv);
 int busctl_destroy(int argc, char **argv);
 int busctl_info(int argc, char **argv);
 int busctl_top(int argc, char **argv);
+int busctl_metrics(int argc, char **argv);
 int busctl_up(int argc, char **argv);
 int busctl_run(int argc, char **argv);
 int busctl_down(int argc, char **argv);

@@ -12,6 +12,7 @@ static const struct {
     {"destroy", busctl_destroy, "delete the files of its members and the directory"},
     {"info", busctl_info, "list members, rings, counters, latencies"},
     {"top", busctl_top, "watch them live"},
+    {"metrics", busctl_metrics, "serve them to Prometheus and to browsers"},
     {"up", busctl_up, "start the members of a configuration file and keep them running"},
     {"run", busctl_run, "be one member of a configuration file, for a service manager"},
     {"down", busctl_down, "stop what `up` started"},
