@@ -10,6 +10,7 @@ page. No test depends on how fast the machine is.
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -289,6 +290,33 @@ def it_never_writes_to_the_bus():
         bus.stop()
 
 
+def scribbled_figures_are_shown_as_figures():
+    """Whoever owns a file may write any bytes where its figures are."""
+    with Chain() as bus:
+        until("signals", lambda: test_busctl.counter_of(bus.directory, "trader", "signals"))
+        bus.stop()
+        chance = random.Random(6)
+        for _ in range(6):
+            for name in os.listdir(bus.directory):
+                with open(os.path.join(bus.directory, name), "r+b") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    file.seek(120)
+                    directory = 512 + 128 * int.from_bytes(file.read(4), "little")
+                    # The live line of the header, then what lies behind the directory.
+                    for at, end in ((256, 512), ((directory + 4095) // 4096 * 4096, min(size, 262144))):
+                        file.seek(at)
+                        fill = chance.choice((b"\0", b"\xff", b"\x7f", None))
+                        file.write((fill or b"") * (end - at) or chance.randbytes(end - at))
+            with Server(bus) as server:
+                until("a look", lambda: "signalbus_member_up" in server.ask("/metrics")[2])
+                assert len(server.series()) > 300
+                view = json.loads(server.ask("/api/snapshot.json")[2])
+                assert len(view["members"]) == 4
+                server.stop()
+            out = busctl("top", "--once", "--interval-ms", "10", "--bus", bus.directory)[0]
+            assert "feed/features" in out and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out), out
+
+
 # ---- the Grafana dashboard ----
 
 def the_dashboard_asks_for_what_is_there():
@@ -494,7 +522,8 @@ def drops_raise_an_alarm_on_the_page():
 test_busctl.TESTS[:] = [
     the_text_is_what_info_says, promtool_has_nothing_to_say, figures_move_and_the_snapshot_is_that_of_top,
     it_answers_what_it_has_and_refuses_the_rest, it_listens_here_unless_told_otherwise, connections_are_bounded,
-    it_outlives_the_bus, it_never_writes_to_the_bus, the_dashboard_asks_for_what_is_there, the_page_shows_a_bus_at_work,
+    it_outlives_the_bus, it_never_writes_to_the_bus,
+    scribbled_figures_are_shown_as_figures, the_dashboard_asks_for_what_is_there, the_page_shows_a_bus_at_work,
     the_page_survives_its_server_and_shows_the_dead, the_page_takes_names_as_text, drops_raise_an_alarm_on_the_page]
 
 if __name__ == "__main__":

@@ -92,14 +92,16 @@ int busctl_sample_take(struct busctl_sample *sample, const struct busctl_scan *s
   sample->taken_ns = bus_clock_monotonic_ns();
   sample->members = calloc(scan->count + 1, sizeof *sample->members);
   sample->items = calloc(room, sizeof *sample->items);
-  int error = sample->members && sample->items ? BUS_OK
-                                               : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  if (!error) {
-    sample->member_count = scan->count;
-    for (size_t i = 0; i < scan->count; i++)
-      copy_member(&sample->members[i], &scan->files[i]);
-    error = copy_items(sample, scan);
+  if (!sample->members || !sample->items) {
+    free(sample->members);
+    free(sample->items);
+    memset(sample, 0, sizeof *sample);
+    return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   }
+  sample->member_count = scan->count;
+  for (size_t i = 0; i < scan->count; i++)
+    copy_member(&sample->members[i], &scan->files[i]);
+  int error = copy_items(sample, scan);
   if (error)
     busctl_sample_free(sample);
   sample->lasted_ns = bus_clock_monotonic_ns() - sample->taken_ns;

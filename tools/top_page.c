@@ -166,7 +166,9 @@ void top_page_cell(struct top_page *page, enum top_style style, const char *form
   const struct top_column *column = &page->table[cell];
   size_t width = (size_t)width_of(column);
   bool last = page->shown >> (cell + 1) == 0;
-  size_t bytes = last ? strlen(text) : top_text_bytes(text, width);
+  /* Half a number would be another one. */
+  bool whole = last || column->width > 0;
+  size_t bytes = whole ? strlen(text) : top_text_bytes(text, width);
   text[bytes] = '\0';
   size_t columns = columns_of(text), blank = columns < width ? width - columns : 0;
   if (line->bytes > 0)

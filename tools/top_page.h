@@ -73,7 +73,7 @@ void top_page_paragraph(struct top_page *page, const char *text);
 void top_page_table(struct top_page *page, const struct top_column *columns, size_t count);
 
 /* A row of it, then its cells from left to right; the text of a cell of a column that is left out
- * goes nowhere, and one that is too long is cut (the last: never). */
+ * goes nowhere; a text that is too long is cut, a figure (or the last) stands out. */
 void top_page_row(struct top_page *page);
 void top_page_cell(struct top_page *page, enum top_style style, const char *format, ...)
     BUS_PRINTF(3, 4);
