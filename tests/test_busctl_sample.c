@@ -97,7 +97,7 @@ static const struct busctl_change *find(const struct bench *bench, uint32_t type
     if (bench->view.changes[i].item->type == type &&
         !strcmp(bench->view.changes[i].item->name, name))
       return &bench->view.changes[i];
-  cr_assert_fail("no %s", name);
+  cr_assert(false, "no %s", name);
   return NULL;
 }
 

@@ -22,8 +22,8 @@ static struct busctl_sample sample = {.members = members, .member_count = 2, .it
 
 static char *write_text(void)
 {
-  char *text = NULL;
-  size_t bytes = 0;
+  static char *text; /* lasts longer than the call, as what it points to does */
+  static size_t bytes;
   FILE *file = open_memstream(&text, &bytes);
   metrics_text_write(file, "/b\"us", &sample, 2500000000u);
   fclose(file);
@@ -68,8 +68,8 @@ Test(metrics_text, labels_are_escaped_and_foreign_files_counted)
 
 Test(metrics_text, a_bus_that_cannot_be_read_is_a_metric)
 {
-  char *text = NULL;
-  size_t bytes = 0;
+  static char *text; /* lasts longer than the call, as what it points to does */
+  static size_t bytes;
   FILE *file = open_memstream(&text, &bytes);
   metrics_text_write(file, "/bus", NULL, 0);
   fclose(file);
