@@ -218,9 +218,11 @@ def it_listens_here_unless_told_otherwise():
                     found += [line.split()[1].split(":")[0] for line in file
                               if " 0A " in line and f"socket:[{line.split()[9]}]" in inodes]
         return found
+    cases = [("0", "0100007F", False), ("localhost:0", "0100007F", False), ("0.0.0.0:0", "00000000", True)]
+    if os.path.exists("/proc/net/if_inet6"):
+        cases.append(("[::1]:0", "00000000000000000000000001000000", False))
     with Bus() as bus:
-        for listen, address, warns in (("0", "0100007F", False), ("localhost:0", "0100007F", False),
-                                       ("0.0.0.0:0", "00000000", True)):
+        for listen, address, warns in cases:
             process = bus.start(BUSCTL, "metrics", "--bus", bus.directory, "--listen", listen, stderr=subprocess.PIPE)
             process.stdout.readline()
             assert listening(process) == [address], (listen, listening(process))
