@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import python_venv
 
@@ -365,6 +366,46 @@ def the_dashboard_asks_for_what_is_there():
         bus.stop()
 
 
+def a_real_prometheus_answers_the_dashboard():
+    if not shutil.which("prometheus"):
+        raise Skip("no prometheus (Debian's package prometheus)")
+    with open(os.path.join(SOURCE, "tools", "grafana", "signal-bus.json")) as file:
+        dashboard = json.load(file)
+    with Chain() as bus, Server(bus) as server:
+        until("signals", lambda: test_busctl.counter_of(bus.directory, "trader", "signals"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        config = bus.write("prometheus.yml", json.dumps({"scrape_configs": [
+            {"job_name": "signal-bus", "scrape_interval": "1s", "static_configs": [
+                {"targets": [f"127.0.0.1:{server.port}"]}]}]}))
+        prometheus = bus.start("prometheus", f"--config.file={config}", f"--storage.tsdb.path={bus.root}/tsdb",
+                               f"--web.listen-address=127.0.0.1:{port}", stdout=subprocess.DEVNULL)
+
+        def query(expression):
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+                connection.request("GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
+                answer = json.loads(connection.getresponse().read())
+                connection.close()
+            except (OSError, ValueError):
+                return None  # it starts
+            assert answer["status"] == "success", (expression, answer)
+            return answer["data"]["result"]
+        for panel in dashboard["panels"]:
+            for target in panel["targets"]:
+                expression = re.sub(r"\$__rate_interval", "20s", target["expr"])
+                expression = expression.replace("$job", ".*").replace("$member", ".*")
+                result = until(expression, lambda: query(expression))
+                assert all(series["value"][1] not in ("NaN", "+Inf") or "histogram_quantile" in expression
+                           for series in result), (expression, result)
+        assert query("up")[0]["value"][1] == "1"
+        prometheus.terminate()
+        prometheus.wait(timeout=WAIT_S)
+        server.stop()
+        bus.stop()
+
+
 # ---- the page, in a browser ----
 
 class Browser:
@@ -524,8 +565,8 @@ def drops_raise_an_alarm_on_the_page():
 test_busctl.TESTS[:] = [
     the_text_is_what_info_says, promtool_has_nothing_to_say, figures_move_and_the_snapshot_is_that_of_top,
     it_answers_what_it_has_and_refuses_the_rest, it_listens_here_unless_told_otherwise, connections_are_bounded,
-    it_outlives_the_bus, it_never_writes_to_the_bus,
-    scribbled_figures_are_shown_as_figures, the_dashboard_asks_for_what_is_there, the_page_shows_a_bus_at_work,
+    it_outlives_the_bus, it_never_writes_to_the_bus, scribbled_figures_are_shown_as_figures,
+    the_dashboard_asks_for_what_is_there, a_real_prometheus_answers_the_dashboard, the_page_shows_a_bus_at_work,
     the_page_survives_its_server_and_shows_the_dead, the_page_takes_names_as_text, drops_raise_an_alarm_on_the_page]
 
 if __name__ == "__main__":
