@@ -105,8 +105,8 @@ def the_text_is_what_info_says():
                 for ring in member["rings"]:
                     labels = {"member": name, "ring": ring["name"], "consumer": ring["consumer"]}
                     for metric, key in (("records_total", "committed_records"), ("waits_total", "waits"),
-                                        ("dropped_records_total", "dropped_records"), ("depth_records", "depth_records"),
-                                        ("lag_records", "lag_records")):
+                                        ("dropped_records_total", "dropped_records"),
+                                        ("depth_records", "depth_records"), ("lag_records", "lag_records")):
                         if ring[key] is not None:
                             assert value(series, "signalbus_ring_" + metric, **labels) == ring[key], (metric, ring)
                         else:
@@ -193,7 +193,8 @@ def it_answers_what_it_has_and_refuses_the_rest():
         assert server.ask("/metrics", Host="evil.example")[0] == 403
         for host in ("localhost", "localhost:9480", "127.0.0.1:1", "[::1]:9480"):
             assert server.ask("/metrics", Host=host)[0] == 200, host
-        for junk in (b"\x00" * 100 + b"\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"GET /" + b"x" * 100000 + b" HTTP/1.1\r\n\r\n"):
+        for junk in (b"\x00" * 100 + b"\r\n\r\n", b"GET / HTTP/9\r\n\r\n",
+                     b"GET /" + b"x" * 100000 + b" HTTP/1.1\r\n\r\n"):
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 connection.settimeout(1)  # a request that does not end is waited for
                 try:
@@ -499,7 +500,8 @@ def the_page_shows_a_bus_at_work():
                 "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
         browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
             {"name": "prefers-color-scheme", "value": "dark"}]})
-        assert browser.driver.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 27)"
+        assert browser.driver.execute_script(
+            "return getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 27)"
         time.sleep(1.2)
         browser.picture("dark")
         assert not browser.mistakes()

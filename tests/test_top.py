@@ -248,8 +248,8 @@ def colours_only_where_there_are_some():
 
 
 def a_member_that_dies_is_shown():
-    slow = test_busctl.CHAIN.replace("restart_backoff_ms = 20", "restart_backoff_ms = 3600000\nrestart_backoff_ms_max = "
-                                     "3600000")
+    slow = test_busctl.CHAIN.replace("restart_backoff_ms = 20",
+                                     "restart_backoff_ms = 3600000\nrestart_backoff_ms_max = 3600000")
     with Bus(make=False) as bus:
         supervisor = bus.up(slow)
         with Terminal(bus) as top:

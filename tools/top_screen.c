@@ -26,9 +26,9 @@ static void set_styles(bool colours)
     return;
   start_color();
   use_default_colors();
-  for (short i = 0; i < TOP_STYLES; i++)
+  for (int i = 0; i < TOP_STYLES; i++)
     if (foreground[i]) {
-      init_pair(i, foreground[i], -1);
+      init_pair((short)i, foreground[i], -1);
       styles[i] = (chtype)COLOR_PAIR(i) | (attributes[i] & ~A_REVERSE);
     }
   styles[TOP_TITLE] = A_BOLD;

@@ -58,6 +58,10 @@ struct rows {
   size_t count;
 };
 
+struct order {
+  double (*of)(const struct busctl_change *); /* NULL: as in the files */
+};
+
 static double rate_of(const struct busctl_change *change)
 {
   switch (change->item->type) {
@@ -90,8 +94,8 @@ static int compare_rows(const void *left, const void *right, void *context)
 {
   const struct busctl_change *a = *(const struct busctl_change *const *)left;
   const struct busctl_change *b = *(const struct busctl_change *const *)right;
-  double (*of)(const struct busctl_change *) = *(double (**)(const struct busctl_change *))context;
-  double first = of ? of(a) : 0, second = of ? of(b) : 0;
+  const struct order *order = context;
+  double first = order->of ? order->of(a) : 0, second = order->of ? order->of(b) : 0;
   if (first != second)
     return first < second ? 1 : -1;
   return a < b ? -1 : a > b; /* they lie in the order of the files */
@@ -101,15 +105,13 @@ static int compare_rows(const void *left, const void *right, void *context)
 static struct rows select_rows(const struct busctl_view *view, enum bus_object_type type,
                                bool (*wanted)(const struct busctl_change *), enum top_order order)
 {
-  double (*of)(const struct busctl_change *) = order == TOP_BY_RATE    ? rate_of
-                                               : order == TOP_BY_DELAY ? delay_of
-                                                                       : NULL;
+  struct order falling = {order == TOP_BY_RATE ? rate_of : order == TOP_BY_DELAY ? delay_of : NULL};
   struct rows rows = {.at = calloc(view->now->item_count + 1, sizeof(void *))};
   for (size_t i = 0; rows.at && i < view->now->item_count; i++)
     if (view->changes[i].item->type == type && (!wanted || wanted(&view->changes[i])))
       rows.at[rows.count++] = &view->changes[i];
   if (rows.count > 1)
-    qsort_r(rows.at, rows.count, sizeof *rows.at, compare_rows, (void *)&of);
+    qsort_r(rows.at, rows.count, sizeof(void *), compare_rows, &falling);
   return rows;
 }
 
