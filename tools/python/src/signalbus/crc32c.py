@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -53,6 +54,15 @@ def _zeros(count: int) -> _Operator:
     return result
 
 
+@functools.lru_cache(256)
+def _joins(length: int, lanes: int) -> list[_Operator]:
+    """For each halving of the lanes what moves a state over the bytes of its right neighbour."""
+    operators = [_zeros(length)]
+    while 2 ** len(operators) < lanes:
+        operators.append(_compose(operators[-1], operators[-1]))
+    return operators if lanes > 1 else []
+
+
 def _word_tables() -> tuple[Array, Array]:
     """What 4 bytes of zeros make of a state, by its low and its high 16 bits."""
     halves = np.arange(1 << 16, dtype=np.uint32)
@@ -81,10 +91,8 @@ def crc32c_numpy(data: Array) -> int:
         for row in words:
             states ^= row
             states = low[states & np.uint32(0xFFFF)] ^ high[states >> np.uint32(16)]
-        operator = _zeros(length)
-        while len(states) > 1:
+        for operator in _joins(length, lanes):
             states = _apply(operator, states[0::2]) ^ states[1::2]
-            operator = _compose(operator, operator)
         state = int(states[0])
     return state ^ 0xFFFFFFFF
 
