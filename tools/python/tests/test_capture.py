@@ -3,6 +3,7 @@
 import datetime
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -218,6 +219,34 @@ def test_compressed(tmp_path):
     for name, wanted in records.items():
         assert opened[name].records().tobytes() == wanted.tobytes()
     assert opened.verify() == sum(map(len, records.values()))
+
+
+def test_a_segment_that_is_being_compressed(tmp_path):
+    """Both files are there for a moment; the plain one goes last, so it is whole."""
+    pytest.importorskip("zstandard")
+    records = write_capture(tmp_path)
+    (tmp_path / "feed.features.000000.npy.zst").write_bytes(b"half")
+    assert signalbus.open_capture(tmp_path)["feed.features"].records().tobytes() == records["feed.features"].tobytes()
+
+
+def test_holes_that_fill(tmp_path):
+    """Writes of a recorder end in any order."""
+    writer = Writer("feed", "features", 1, 128)
+    for start in range(0, 93, 31):
+        writer.add(features(31, start))
+    image = writer.image(spare=1)
+    path = tmp_path / "feed.features.000000.npy"
+    path.write_bytes(image[:8192] + bytes(4096) + image[12288:])
+
+    def fill():
+        with open(path, "r+b") as file:
+            file.seek(8192)
+            file.write(image[8192:12288])
+
+    timer = threading.Timer(0.02, fill)
+    timer.start()
+    assert len(signalbus.open_capture(tmp_path)["feed.features"]) == 93
+    timer.join()
 
 
 def test_compressed_without_zstandard(tmp_path, monkeypatch):

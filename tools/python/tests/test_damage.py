@@ -7,7 +7,14 @@ import pytest
 from writer import Writer, features, save, signals
 
 import signalbus
-from signalbus import DamageError
+from signalbus import DamageError, segment
+
+
+@pytest.fixture(autouse=True)
+def no_recorder(monkeypatch):
+    """Nobody writes here: no need to wait for writes that are under way."""
+    monkeypatch.setattr(segment, "ATTEMPTS", 2)
+    monkeypatch.setattr(segment, "PAUSE_S", 0)
 
 
 def small(compressed=False):

@@ -55,6 +55,34 @@ def test_signals_take_the_table_of_their_source(tmp_path):
     assert stream.columns(prices="raw")["symbol"].tolist() == ["A", "B", "#0", "A"]
 
 
+def test_symbols_that_came_later(tmp_path):
+    writer = Writer("feed", "features", 1, 128, symbols=SYMBOLS[:1])
+    writer.add(features(3))
+    save(tmp_path, writer)
+    other = Writer("feed", "features", 1, 128)
+    other.end = 3
+    other.add(features(3, 3))
+    save(tmp_path, other, 1)
+    stream = signalbus.open_capture(tmp_path)["feed.features"]
+    assert stream.columns()["symbol"].tolist() == ["BTCUSDT", "ETHUSDT"] * 3
+    replaced = Writer("feed", "features", 1, 128, instance="7", symbols=SYMBOLS)
+    save(tmp_path, replaced, 1)
+    with pytest.raises(signalbus.SignalBusError, match="symbol 1 of source 0 are not known"):
+        signalbus.open_capture(tmp_path)["feed.features"].columns()
+
+
+def test_a_single_source_without_an_own_table(tmp_path):
+    writer = Writer("infer", "signals", 2, 64, symbols=[])
+    writer.add(signals(4))
+    save(tmp_path, writer)
+    feed = Writer("feed", "features", 1, 128)
+    feed.add(features(3))
+    save(tmp_path, feed)
+    stream = signalbus.open_capture(tmp_path)["infer.signals"]
+    assert stream.symbols == ["BTCUSDT", "ETHUSDT"]
+    assert stream.columns()["symbol"].tolist() == ["BTCUSDT", "ETHUSDT"] * 2
+
+
 def test_pandas(capture):
     pandas = pytest.importorskip("pandas")
     directory, records = capture

@@ -3,58 +3,21 @@
 import contextlib
 import os
 import random
-import shutil
 import signal
 import struct
-import subprocess
 import sys
-import tempfile
 import time
 
 import numpy as np
 import pytest
 from conftest import SOURCE
+from live_bus import MODEL, WAIT_S, LiveBus, wait_running
 
 import signalbus
 from signalbus import layout, library
 from signalbus.layout import MASK
 
 DEPTH = 256
-WAIT_S = 120
-MODEL = os.path.join(SOURCE, "kernels", "models", "default.model")
-
-
-class LiveBus:
-    """A bus directory of its own, with processes that never outlive it."""
-
-    def __init__(self, build):
-        self.build = build
-        self.directory = tempfile.mkdtemp(prefix=f"signalbus-python-{os.getpid()}-", dir="/dev/shm")
-        self.processes = []
-
-    def start(self, program, *arguments):
-        path = os.path.join(self.build, *program.split("/"))
-        if not os.path.exists(path):
-            pytest.skip(f"no {path}")
-        process = subprocess.Popen(
-            [path, *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def path(self, name):
-        return os.path.join(self.directory, name)
-
-    def close(self):
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-        shutil.rmtree(self.directory)
 
 
 class AbiMember:
@@ -340,19 +303,6 @@ def test_a_library_that_is_none(monkeypatch):
     monkeypatch.setattr(library, "IS_ORDERED", False)
     with pytest.raises(signalbus.SignalBusError, match="install libsignalbus"):
         library.load()
-
-
-def wait_running(bus, name):
-    until = time.monotonic() + WAIT_S
-    while time.monotonic() < until:
-        try:
-            with bus.member(name, allow_dead=False) as member:
-                if member.state == layout.MemberState.RUN:
-                    return
-        except signalbus.AttachError as error:
-            assert error.reason in ("absent", "not ready", "dead owner"), error
-        time.sleep(0.005)
-    raise AssertionError(f"{name} is not running")
 
 
 def test_the_real_members(live):

@@ -131,8 +131,8 @@ class Stream:
 
     @property
     def symbols(self) -> list[str]:
-        """Names of the symbols, by index, of the newest META."""
-        return [str(row.get("name")) for row in self.meta.symbols]
+        """Names of the symbols, by index, by the newest META; for signals those of the first input."""
+        return [str(row.get("name")) for row in self.symbol_table(self.meta)]
 
     def __len__(self) -> int:
         return sum(int(self._data(segment)["count"].sum()) for segment in self.segments)
@@ -306,15 +306,30 @@ class Stream:
 
         Args:
             meta: That of the block.
-            source: `source` of a signal, whose feed's table is taken.
+            source: `source` of a signal. Where the inference member's own table of that feed was not recorded yet, that
+                of the feed is taken.
         """
-        if self.record_type != layout.RecordType.SIGNAL or len(meta.inputs) <= 1:
+        if self.record_type != layout.RecordType.SIGNAL or not meta.inputs:
             return meta.symbols
         if source >= len(meta.inputs):
             return []
         member, ring = meta.inputs[source]
+        own = meta.symbols if len(meta.inputs) == 1 else meta.symbol_table(member)
         feed = self._capture.streams.get(f"{member}.{ring}")
-        return meta.symbol_table(member) or (feed.meta.symbols if feed else [])
+        return own or (feed.meta.symbols if feed else [])
+
+    def symbol_row(self, meta: Meta, source: int, symbol: int) -> dict[str, Any]:
+        """What is known of a symbol that a record under `meta` names; empty when nothing is.
+
+        A symbol table grows: one that came after `meta` was written is in a later META of the same instance.
+        """
+        metas = [later for segment in self.segments for _, later in segment.metas]
+        known = next((index for index, later in enumerate(metas) if later is meta), len(metas))
+        for candidate in [meta, *metas[known + 1 :]]:
+            table = self.symbol_table(candidate, source)
+            if symbol < len(table) and candidate.instance == meta.instance:
+                return table[symbol]
+        return {}
 
     def columns(self, start: Time | None = None, stop: Time | None = None, prices: str = "scaled") -> dict[str, Array]:
         """The records as columns by name; see signalbus.frames for them. `prices` is "scaled" or "raw"."""
@@ -362,8 +377,7 @@ class Capture(Mapping[str, Stream]):
         self.path = os.fspath(path)
         self.streams: dict[str, Stream] = {}
         found: dict[str, list[Segment]] = {}
-        for file in self._files():
-            segment = Segment(file, verify)
+        for segment in self._open_segments(verify):
             found.setdefault(segment.stream, []).append(segment)
         for name, segments in sorted(found.items()):
             segments.sort(key=lambda segment: segment.number)
@@ -371,6 +385,18 @@ class Capture(Mapping[str, Stream]):
                 if before.number == after.number:
                     raise CaptureError(after.path, f"the same segment as {before.path}: remove one of them")
             self.streams[name] = Stream(name, segments, self)
+
+    def _open_segments(self, verify: bool) -> list[Segment]:
+        """A recorder may put a compressed segment in the place of one between listing and opening: then list again."""
+        for _ in range(10):
+            files = self._files()
+            with contextlib.suppress(FileNotFoundError):
+                return [
+                    Segment(file, verify)
+                    for file in files
+                    if file.removesuffix(".zst") not in files or file[-4:] == ".npy"
+                ]
+        raise CaptureError(self.path, "its files vanish while they are opened")
 
     def _files(self) -> list[str]:
         try:

@@ -39,8 +39,7 @@ def _symbol_names_and_scales(stream: Stream, block: Block, scaled: bool) -> tupl
     names, divisors = [], []
     for key in keys:
         source, symbol = int(key) >> 16, int(key) & 0xFFFF
-        table = stream.symbol_table(block.meta, source)
-        row = table[symbol] if symbol < len(table) else {}
+        row = stream.symbol_row(block.meta, source, symbol)
         exponents = [row.get("price_exponent"), row.get("size_exponent")]
         if scaled and not all(isinstance(value, int) and -18 <= value <= 0 for value in exponents):
             raise SignalBusError(

@@ -25,6 +25,10 @@ from .layout import Array
 _NPY_PREFIX = b"\x93NUMPY\x01\x00"
 _RECORDS = "('records', ["
 _FILE_NAME = re.compile(r"(?P<stream>[^./][^/]*\.[^/]+)\.(?P<segment>\d{6,10})\.npy(?P<compressed>\.zst)?", re.ASCII)
+ATTEMPTS = 10
+"""How often what a recorder may be writing just now is looked at before it counts as damaged."""
+PAUSE_S = 0.01
+"""Seconds between two looks."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -349,43 +353,57 @@ class Segment:
         self._check_stream(name)
 
     def _open(self, compressed: bool) -> None:
-        """A recorder may close the file between two looks at it: then look again."""
-        for attempt in range(3):
+        """A recorder may begin or close the file between two looks at it: then look again."""
+        for attempt in range(ATTEMPTS):
             try:
-                self.storage: _Storage = _ZstdStorage(self.path) if compressed else _PlainStorage(self.path)
-                header = self.storage.header()
-            except OSError as error:
-                raise CaptureError(self.path, error.strerror or str(error)) from error
-            if len(header) < layout.FILE_HEADER_BYTES:
-                raise DamageError(
-                    self.path, f"cut within its header of {layout.FILE_HEADER_BYTES} bytes", offset=len(header)
-                )
-            try:
-                self.shape = Shape.parse(header)
-                self.storage.check(self.shape)
+                self._take_shape(compressed)
                 break
-            except ValueError as error:
-                raise DamageError(self.path, str(error), offset=0) from None
             except DamageError:
-                if attempt == 2:
+                if attempt == ATTEMPTS - 1:
                     raise
-                time.sleep(0.001)
+                time.sleep(PAUSE_S)
         self.dtype = np.dtype(layout.block_descr(self.shape.record_type, self.shape.record_size, self.shape.block_size))
 
+    def _take_shape(self, compressed: bool) -> None:
+        try:
+            self.storage: _Storage = _ZstdStorage(self.path) if compressed else _PlainStorage(self.path)
+            header = self.storage.header()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise CaptureError(self.path, error.strerror or str(error)) from error
+        if len(header) < layout.FILE_HEADER_BYTES:
+            reason = f"cut within its header of {layout.FILE_HEADER_BYTES} bytes"
+            raise DamageError(self.path, reason, offset=len(header))
+        try:
+            self.shape = Shape.parse(header)
+        except ValueError as error:
+            raise DamageError(self.path, str(error), offset=0) from None
+        self.storage.check(self.shape)
+
     def _load_headers(self) -> None:
-        written, raw = 0, []
+        """A recorder has several writes under way, which end in any order: a hole may be one that fills in a moment."""
+        for attempt in range(ATTEMPTS):
+            raw = self._read_headers()
+            written = next((number for number, header in enumerate(raw) if not any(header)), len(raw))
+            if not any(any(header) for header in raw[written:]):
+                break
+            if attempt == ATTEMPTS - 1:
+                offset = self.storage.offset(written)
+                raise DamageError(self.path, "not written, and later ones are", written, offset)
+            time.sleep(PAUSE_S)
+        self.headers: Array = np.frombuffer(b"".join(raw[:written]), layout.BLOCK_HEADER).copy()
+        self.is_open = written < self.shape.blocks
+
+    def _read_headers(self) -> list[bytes]:
+        """Of all blocks; of those behind the end of a file that was closed meanwhile: zeros."""
+        raw = []
         for number in range(self.shape.blocks):
             header = self.storage.block_header(number)
-            if header.count(0) == layout.BLOCK_HEADER_BYTES:
-                continue
-            if len(header) != layout.BLOCK_HEADER_BYTES:
+            if len(header) not in (0, layout.BLOCK_HEADER_BYTES):
                 raise DamageError(self.path, "cut within the header of a block", number, self.storage.offset(number))
-            if written != number:
-                raise DamageError(self.path, "not written, and later ones are", written, self.storage.offset(written))
-            written += 1
-            raw.append(header)
-        self.headers: Array = np.frombuffer(b"".join(raw), layout.BLOCK_HEADER).copy()
-        self.is_open = written < self.shape.blocks
+            raw.append(header or bytes(layout.BLOCK_HEADER_BYTES))
+        return raw
 
     def _refuse(self, wrong: Array, reason: str) -> None:
         if wrong.any():
@@ -431,19 +449,21 @@ class Segment:
         """What was in force when block `number` was written."""
         return next(meta for at, meta in reversed(self.metas) if at <= number)
 
+    def _may_grow(self, number: int) -> bool:
+        return number == len(self.headers) - 1 and not self.path.endswith(".zst")
+
     def check_block(self, number: int) -> Array:
         """All bytes of block `number`, once they were checked. Raises DamageError.
 
-        The last block of an open segment may be written again, fuller, at any moment: one that does not check is
+        The last block of a segment may be written again, fuller, at any moment: one that does not check is
         looked at again.
         """
         block = self.storage.block(number)
         if self._checked[number]:
             return block
-        growing = self.is_open and number == len(self.headers) - 1
-        for attempt in range(5 if growing else 1):
+        for attempt in range(ATTEMPTS if self._may_grow(number) else 1):
             if attempt:
-                time.sleep(0.02)
+                time.sleep(PAUSE_S)
                 self.headers[number] = np.frombuffer(self.storage.block_header(number), layout.BLOCK_HEADER)[0]
                 self._check_headers()
             reason = self._examine(number, block)
