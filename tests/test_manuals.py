@@ -17,7 +17,7 @@ MAN = os.path.join(SOURCE, "tools", "man")
 PROGRAMS = {"bus-feed": "producers", "bus-infer": "consumers", "bus-trader": "consumers", "signal-busctl": "tools"}
 # Verbs that signal-busctl.1 describes, and verbs that have a page of their own, signal-busctl-VERB.1.
 VERBS = ["create", "destroy", "info", "top", "up", "run", "down"]
-VERBS_WITH_PAGES = ["hugepages", "isolate", "metrics", "release"]
+VERBS_WITH_PAGES = ["doctor", "hugepages", "isolate", "metrics", "release"]
 PAGES = list(PROGRAMS) + ["signal-busctl-" + verb for verb in VERBS_WITH_PAGES]
 
 

@@ -31,6 +31,7 @@ int busctl_run(int argc, char **argv);
 int busctl_down(int argc, char **argv);
 int busctl_isolate(int argc, char **argv);
 int busctl_release(int argc, char **argv);
+int busctl_doctor(int argc, char **argv);
 int busctl_hugepages(int argc, char **argv);
 
 /* ---- busctl_common.c ---- */

@@ -18,6 +18,7 @@ static const struct {
     {"down", busctl_down, "stop what `up` started"},
     {"isolate", busctl_isolate, "keep everybody else off some CPUs"},
     {"release", busctl_release, "give them back, as they were found"},
+    {"doctor", busctl_doctor, "check the machine, and print what puts it right"},
     {"hugepages", busctl_hugepages, "reserve huge pages and put the bus on them"},
 };
 
