@@ -9,6 +9,7 @@ scripts that do to the files what the real ones do to a machine.
 """
 import json
 import os
+import pty
 import re
 import resource
 import shutil
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import xml.etree.ElementTree
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
@@ -77,7 +79,8 @@ def good_files():
         f"{THP}/defrag": "always defer [madvise] never",
         f"{THP}/shmem_enabled": "always within_size [advise] never deny force",
         "/sys/kernel/mm/ksm/run": "0",
-        "/dev/none": "", "/run/none": "", "/etc/security/limits.d/none": "", "/etc/systemd/logind.conf": "[Login]\n#RemoveIPC=yes\nRemoveIPC=no",
+        "/dev/none": "", "/run/none": "", "/etc/security/limits.d/none": "",
+        "/etc/systemd/logind.conf": "[Login]\n#RemoveIPC=yes\nRemoveIPC=no",
     }
     for node, cpus in ((0, "0-3"), (1, "4-7")):
         files[f"{NODE}/node{node}/cpulist"] = cpus
@@ -416,6 +419,140 @@ def this_machine_is_examined():
         assert done.returncode in (0, 1, 3) and json.loads(done.stdout)["checks"], done
 
 
+def allowed_cpu():
+    return max(os.sched_getaffinity(0))
+
+
+def measures_the_gaps_of_a_core():
+    with tempfile.TemporaryDirectory() as directory:
+        svg = directory + "/gaps.svg"
+        command = [BUSCTL, "doctor", "--measure", "1", "--cpu", str(allowed_cpu())]
+        done = subprocess.run([*command, "--json", "--svg", svg], capture_output=True, text=True, timeout=120)
+        assert done.returncode in (0, 1, 3) and not done.stderr, done
+        found = json.loads(done.stdout)
+        measure = found["measure"]
+        assert measure["cpu"] == allowed_cpu() and measure["asked_seconds"] == 1, measure
+        assert measure["elapsed_ns"] >= 10**9 and measure["threshold_ns"] == 1000, measure
+        assert sum(bucket["count"] for bucket in measure["buckets"]) == measure["readings"] > 1000, measure
+        assert all(bucket["count"] and bucket["ns_min"] < bucket["ns_max"] for bucket in measure["buckets"])
+        # The threshold lies in the bucket from 512 ns on.
+        long, maybe = (sum(bucket["count"] for bucket in measure["buckets"] if bucket["ns_min"] >= least)
+                       for least in (1024, 512))
+        assert long <= measure["gaps"] <= maybe, measure
+        worst = [gap["ns"] for gap in measure["worst"]]
+        assert worst == sorted(worst, reverse=True) and len(worst) == min(16, measure["gaps"]), worst
+        assert not worst or worst[0] == measure["gap_ns_max"]
+        assert abs(measure["stolen_percent"] - 100 * measure["stolen_ns"] / measure["elapsed_ns"]) < 1e-6
+        assert measure["stolen_ns"] >= sum(worst) and measure["stolen_ns"] <= measure["elapsed_ns"]
+        assert {"interrupts", "schedules", "switches_involuntary", "real_time", "joined_cgroup"} <= set(measure)
+        texts = [node.text for node in xml.etree.ElementTree.parse(svg).iter() if node.tag.endswith("text")]
+        assert f"CPU {allowed_cpu()}, " in texts[0] and len(texts) == 3 + 2 * len(measure["buckets"]), texts
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert re.search(r"^ +\d+ ns - +\d+ ns +\d+  #+$", shown.stdout, re.M) and not shown.stderr, shown
+
+
+def a_measurement_that_is_ended_shows_what_it_has():
+    process = subprocess.Popen([BUSCTL, "doctor", "--measure", "3600", "--cpu", str(allowed_cpu()), "--json"],
+                               stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    while time.monotonic() < end:  # it has begun when its process is there
+        with open(children) as file:
+            if file.read().strip():
+                break
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    shown = process.communicate(timeout=60)[0]
+    measure = json.loads(shown)["measure"]
+    assert process.returncode in (0, 1, 3) and measure["elapsed_ns"] < 3600 * 10**9, measure
+
+
+def a_measurement_dies_with_its_parent():
+    process = subprocess.Popen([BUSCTL, "doctor", "--measure", "3600", "--cpu", str(allowed_cpu())],
+                               stdout=subprocess.DEVNULL)
+    end, child = time.monotonic() + 60, ""
+    while not child and time.monotonic() < end:
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+            child = file.read().strip()
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    while os.path.exists(f"/proc/{child}"):
+        assert time.monotonic() < end, child
+        time.sleep(0.02)
+
+
+def progress_is_for_terminals():
+    leader, follower = pty.openpty()
+    done = subprocess.run([BUSCTL, "doctor", "--measure", "1", "--cpu", str(allowed_cpu())], stdout=subprocess.PIPE,
+                          stderr=follower, text=True, timeout=120)
+    os.close(follower)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert f"CPU {allowed_cpu()}: " in shown and "longest gap" in shown and "\r" not in done.stdout, shown
+
+
+def wrong_measurements_are_refused():
+    for arguments in (("--measure", "1"), ("--cpu", "0"), ("--svg", "x"), ("--measure", "0", "--cpu", "0"),
+                      ("--measure", "x", "--cpu", "0"), ("--measure", "1", "--cpu", "1023"),
+                      ("--measure", "1", "--cpu", "-1"), ("--measure", "99999999", "--cpu", "0")):
+        done = subprocess.run([BUSCTL, "doctor", *arguments], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and done.stderr, (arguments, done)
+    done = subprocess.run([BUSCTL, "doctor", "--measure", "1", "--cpu", str(allowed_cpu()), "--svg", "/none/x.svg"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "/none/x.svg" in done.stderr, done
+
+
+class Cpuset:
+    """A cgroup v1 cpuset, gone at the end."""
+
+    def __init__(self, name, cpus):
+        self.path = f"/sys/fs/cgroup/cpuset/signalbus-{name}-{os.getpid()}"
+        try:
+            os.mkdir(self.path)
+            for file, value in (("mems", "0"), ("cpus", cpus)):
+                with open(f"{self.path}/cpuset.{file}", "w") as handle:
+                    handle.write(str(value))
+        except OSError as error:
+            if os.path.isdir(self.path):
+                os.rmdir(self.path)
+            raise Skip(f"no cpuset of cgroup v1 can be made here: {error}")
+
+    def enter(self):
+        with open(self.path + "/cgroup.procs", "w") as file:
+            file.write("0")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.rmdir(self.path)
+
+
+def joins_the_group_that_has_the_cpu():
+    if os.geteuid() != 0 or not os.path.isdir("/sys/fs/cgroup/cpuset") or not {0, 1} <= os.sched_getaffinity(0):
+        raise Skip("needs root, two CPUs and cpusets of cgroup v1")
+    command = [BUSCTL, "doctor", "--measure", "1", "--cpu", "1", "--json"]
+    with Cpuset("house", 0) as house, Cpuset("members", 1) as members, \
+            Machine({"/sys/fs/cgroup/cgroup.controllers": None, GROUP: None,
+                     "/sys/fs/cgroup/cpuset/cpuset.sched_load_balance": "0"}) as machine:
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=house.enter, timeout=120)
+        assert done.returncode == 1 and "CPU 1 is not for this process" in done.stderr, done
+        # Elsewhere the root would have to stop balancing: here it is a file, around the real group.
+        with open(members.path + "/cpuset.cpu_exclusive", "w") as file:
+            file.write("1")
+        at = machine.root + "/sys/fs/cgroup/cpuset/members"
+        os.mkdir(at)
+        done = subprocess.run(["unshare", "-m", "sh", "-ec", 'mount --bind "$0" "$1"; shift; exec "$@"', members.path,
+                               at, *command], capture_output=True, text=True, preexec_fn=house.enter, timeout=120,
+                              env=machine.environment)
+        assert done.returncode in (0, 1, 3) and not done.stderr, done
+        measure = json.loads(done.stdout)["measure"]
+        assert measure["joined_cgroup"] and measure["readings"] > 1000, measure
+
+
 def put_bus_on_huge_pages(parent, status):
     """A member in small pages; the remedy, with the real programs, in a mount namespace."""
     real = f"{NODE}/node0/{PAGES}/nr_hugepages"
@@ -482,7 +619,10 @@ def a_bus_on_a_disk_is_put_on_huge_pages():
 TESTS = [a_good_machine_passes, *map(wrong, WRONG), what_is_not_there_is_skipped, without_cpus_it_asks_for_them,
          the_isolated_cpus_are_the_members, wake_up_latency_that_is_held_counts, versions_are_read_as_they_come,
          hostile_files_reach_neither_terminal_nor_shell, wrong_usage_is_refused, memlock_on_this_machine,
-         this_machine_is_examined, a_bus_in_small_pages_is_put_on_huge_ones, a_bus_on_a_disk_is_put_on_huge_pages]
+         this_machine_is_examined, measures_the_gaps_of_a_core,
+         a_measurement_that_is_ended_shows_what_it_has, a_measurement_dies_with_its_parent, progress_is_for_terminals,
+         wrong_measurements_are_refused, joins_the_group_that_has_the_cpu,
+         a_bus_in_small_pages_is_put_on_huge_ones, a_bus_on_a_disk_is_put_on_huge_pages]
 
 
 def main():

@@ -1,7 +1,9 @@
 #include "tools/busctl_describe.h"
+#include "tools/busctl_measure.h"
 #include "tools/ops/doctor.h"
 
 #include "shm/member.h"
+#include "shm/options.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,23 +13,31 @@
 
 static const char help[] =
     "Usage: signal-busctl doctor [--cpus LIST] [--bus DIR] [--json]\n"
+    "                            [--measure SEC --cpu N [--svg FILE]]\n"
     "\n"
     "Checks what of this machine is in the way of a bus, says why it matters, and prints the\n"
     "command that puts it right. Changes nothing; needs no rights, as root it sees more.\n"
     "\n"
     "  --cpus LIST    the CPUs that members shall have for themselves, as 2-5,7; default: the\n"
     "                 isolated ones and those that living members are pinned to\n"
+    "  --measure SEC  also measure for so long how much something else has the core: a process\n"
+    "                 that spins there notes every gap\n"
+    "  --cpu N        the core that is measured; then also the default of --cpus\n"
+    "  --svg FILE     a picture of the gaps\n"
     "  --bus DIR      the bus; default $SIGNAL_BUS, else /dev/shm/signals\n"
     "  --json         one JSON object\n"
     "  --help         this text\n"
     "\n"
     "Exit status: 0 nothing to do, 1 failed, or a check fails, 2 usage, 3 warnings.\n";
 
-enum { OPTION_CPUS = BUSCTL_OPTION_OWN, OPTION_JSON };
+enum { OPTION_CPUS = BUSCTL_OPTION_OWN, OPTION_JSON, OPTION_MEASURE, OPTION_CPU, OPTION_SVG };
 
 struct doctor_options {
   const char *directory;
+  const char *svg;
   struct ops_cpu_list cpus;
+  int64_t seconds; /* 0: not measured */
+  int64_t cpu;     /* -1: not given */
   bool json;
 };
 
@@ -130,35 +140,62 @@ static void print_checks(const json_t *object)
          (long long)busctl_json_integer(counts, "skip"));
 }
 
-static int examine(const struct doctor_options *options)
+/* The CPUs that were named; else the isolated ones, the members' and the one that is measured. */
+static int start(struct ops_doctor *doctor, const struct ops_system *system,
+                 const struct doctor_options *options)
 {
-  static struct ops_doctor doctor;
-  struct ops_system system;
   struct ops_doctor_bus bus;
   struct ops_cpu_list cores = {0};
   bool named = ops_cpu_list_count(&options->cpus) > 0;
   look_at_bus(options->directory, &bus, &cores);
-  int error = ops_system_init(&system, NULL);
-  if (!error)
-    error = ops_doctor_init(&doctor, &system, &bus, named ? &options->cpus : NULL);
+  int error = ops_doctor_init(doctor, system, &bus, named ? &options->cpus : NULL);
   if (error == BUS_ERROR_INVALID && named)
     return busctl_usage_error("doctor", "--cpus: %s", bus_error_message());
   if (error)
     return busctl_fail("doctor");
-  if (!named) { /* members that sit on every core leave nothing to advise */
-    struct ops_cpu_list both = ops_cpu_list_or(&doctor.cpus, &cores);
-    both = ops_cpu_list_and(&both, &doctor.online);
-    if (!ops_cpu_list_equal(&both, &doctor.online) &&
-        ops_doctor_init(&doctor, &system, &bus, &both) != BUS_OK)
-      return busctl_fail("doctor");
-  }
-  ops_doctor_run(&doctor);
-  json_t *object = describe(&doctor);
-  int status = BUSCTL_OK;
+  if (options->cpu >= 0 && !ops_cpu_list_has(&doctor->online, (int)options->cpu))
+    return busctl_usage_error("doctor", "--cpu %d is not online", (int)options->cpu);
+  if (named)
+    return BUSCTL_OK;
+  ops_cpu_list_add(&cores, options->cpu > 0 ? (int)options->cpu : -1); /* CPU 0 keeps the house */
+  struct ops_cpu_list all = ops_cpu_list_or(&doctor->cpus, &cores);
+  all = ops_cpu_list_and(&all, &doctor->online);
+  /* Members that sit on every core leave nothing to advise. */
+  if (!ops_cpu_list_equal(&all, &doctor->online) &&
+      ops_doctor_init(doctor, system, &bus, &all) != BUS_OK)
+    return busctl_fail("doctor");
+  return BUSCTL_OK;
+}
+
+static int show(const struct doctor_options *options, const json_t *object, const json_t *measure)
+{
+  if (options->svg && busctl_measure_write_svg(measure, options->svg) != BUS_OK)
+    return busctl_fail("doctor");
   if (options->json)
-    status = busctl_json_print(object);
-  else
-    print_checks(object);
+    return busctl_json_print(object);
+  print_checks(object);
+  if (measure)
+    busctl_measure_print(measure);
+  return BUSCTL_OK;
+}
+
+static int examine(const struct doctor_options *options)
+{
+  static struct ops_doctor doctor;
+  struct ops_system system;
+  json_t *measure = NULL;
+  if (ops_system_init(&system, NULL) != BUS_OK)
+    return busctl_fail("doctor");
+  int status = start(&doctor, &system, options);
+  if (status != BUSCTL_OK)
+    return status;
+  ops_doctor_run(&doctor);
+  if (options->seconds && !(measure = busctl_measure(&system, (int)options->cpu, options->seconds)))
+    return busctl_fail("doctor");
+  json_t *object = describe(&doctor);
+  if (measure)
+    busctl_json_set(object, "measure", measure);
+  status = show(options, object, measure);
   json_decref(object);
   if (status == BUSCTL_OK && ops_doctor_count(&doctor, OPS_DOCTOR_FAIL))
     status = BUSCTL_FAILED;
@@ -167,34 +204,57 @@ static int examine(const struct doctor_options *options)
   return status;
 }
 
+static int take_option(struct doctor_options *options, int option, const char *value)
+{
+  int error = BUS_OK;
+  switch (option) {
+  case OPTION_CPUS:
+    if (ops_cpu_list_parse(&options->cpus, value, "--cpus") != BUS_OK ||
+        ops_cpu_list_count(&options->cpus) == 0)
+      return busctl_usage_error("doctor", "--cpus %s: give CPUs, as 2-5,7", value);
+    break;
+  case OPTION_MEASURE:
+    error = bus_parse_integer(value, 1, BUSCTL_MEASURE_SECONDS_MAX, "--measure", &options->seconds);
+    break;
+  case OPTION_CPU:
+    error = bus_parse_integer(value, 0, OPS_CPUS_MAX - 1, "--cpu", &options->cpu);
+    break;
+  case OPTION_SVG:
+    options->svg = value;
+    break;
+  case OPTION_JSON:
+    options->json = true;
+    break;
+  default:
+    options->directory = value;
+  }
+  return error ? busctl_usage_error("doctor", "%s", bus_error_message()) : BUSCTL_OK;
+}
+
 int busctl_doctor(int argc, char **argv)
 {
   static const struct option known[] = {{"cpus", required_argument, NULL, OPTION_CPUS},
+                                        {"measure", required_argument, NULL, OPTION_MEASURE},
+                                        {"cpu", required_argument, NULL, OPTION_CPU},
+                                        {"svg", required_argument, NULL, OPTION_SVG},
                                         {"json", no_argument, NULL, OPTION_JSON},
                                         BUSCTL_COMMON_OPTIONS};
-  struct doctor_options options = {.directory = bus_directory_default()};
+  struct doctor_options options = {.directory = bus_directory_default(), .cpu = -1};
   int option;
   while ((option = getopt_long(argc, argv, "b:h", known, NULL)) != -1) {
-    switch (option) {
-    case OPTION_CPUS:
-      if (ops_cpu_list_parse(&options.cpus, optarg, "--cpus") != BUS_OK ||
-          ops_cpu_list_count(&options.cpus) == 0)
-        return busctl_usage_error("doctor", "--cpus %s: give CPUs, as 2-5,7", optarg);
-      break;
-    case OPTION_JSON:
-      options.json = true;
-      break;
-    case BUSCTL_OPTION_BUS:
-      options.directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
+    if (option == BUSCTL_OPTION_HELP) {
       fputs(help, stdout);
       return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
     }
+    int status = option == '?' ? BUSCTL_USAGE : take_option(&options, option, optarg);
+    if (status != BUSCTL_OK)
+      return status;
   }
   if (optind < argc)
     return busctl_usage_error("doctor", "'%s' is one argument too many", argv[optind]);
+  if ((options.seconds > 0) != (options.cpu >= 0))
+    return busctl_usage_error("doctor", "--measure and --cpu go together");
+  if (options.svg && !options.seconds)
+    return busctl_usage_error("doctor", "--svg needs --measure");
   return examine(&options);
 }

@@ -122,6 +122,15 @@ bool ops_doctor_runs(const struct ops_doctor *doctor, const char *name);
 bool ops_doctor_boot_value(const struct ops_doctor *doctor, const char *key, char *value,
                            size_t size);
 
+/* The innermost cgroup that has `cpu` in a set of its own. */
+struct ops_doctor_group {
+  char path[OPS_PATH_BYTES]; /* "" when there is none */
+  bool isolated;             /* no load balancing there, or so from the boot on */
+};
+
+void ops_doctor_find_group(const struct ops_system *system, int cpu,
+                           struct ops_doctor_group *group);
+
 void ops_doctor_find_partitions(struct ops_doctor *doctor);
 void ops_doctor_check_kernel(struct ops_doctor *doctor);
 void ops_doctor_check_boot(struct ops_doctor *doctor);

@@ -12,7 +12,15 @@ struct walk {
   struct ops_doctor *doctor;
   bool v1;
   int seen;
+  int cpu;    /* whose group is looked for, -1: nobody's */
+  char *path; /* [OPS_PATH_BYTES], of that group */
 };
+
+static void note_group(struct walk *walk, const struct ops_cpu_list *cpus, const char *path)
+{
+  if (walk->cpu >= 0 && ops_cpu_list_has(cpus, walk->cpu))
+    snprintf(walk->path, OPS_PATH_BYTES, "%s", path);
+}
 
 static void add_cpus(struct ops_cpu_list *to, const struct ops_cpu_list *from)
 {
@@ -40,6 +48,7 @@ static void look_at_partition(struct walk *walk, const char *path)
   } else if (strcmp(state, "isolated") == 0 &&
              ops_doctor_read_cpus(&cpus, path, "cpuset.cpus.effective") == BUS_OK) {
     add_cpus(&doctor->partition, &cpus);
+    note_group(walk, &cpus, path);
   }
 }
 
@@ -50,8 +59,10 @@ static void look_at_v1(struct walk *walk, const char *path)
   struct ops_cpu_list cpus;
   char text[16];
   if (ops_doctor_read(text, sizeof text, path, "cpuset.cpu_exclusive") > 0 && *text == '1' &&
-      ops_doctor_read_cpus(&cpus, path, "cpuset.cpus") == BUS_OK)
+      ops_doctor_read_cpus(&cpus, path, "cpuset.cpus") == BUS_OK) {
     add_cpus(&walk->doctor->partition, &cpus);
+    note_group(walk, &cpus, path);
+  }
 }
 
 static void walk_below(struct walk *walk, const char *path, int depth)
@@ -75,22 +86,36 @@ static void walk_below(struct walk *walk, const char *path, int depth)
   ops_names_free(&names);
 }
 
-void ops_doctor_find_partitions(struct ops_doctor *doctor)
+static void find_partitions(struct ops_doctor *doctor, int cpu, char *group)
 {
   char path[OPS_PATH_BYTES], text[16];
   struct ops_cpu_list booted;
   const char *root = doctor->system->cgroup_root;
-  struct walk walk = {.doctor = doctor};
+  struct walk walk = {.doctor = doctor, .cpu = cpu, .path = group};
   if (ops_path_join(path, root, "cgroup.controllers") == BUS_OK && ops_file_exists(path))
     walk_below(&walk, root, DEPTH_MAX);
   if (ops_path_join(path, root, "cpuset") == BUS_OK &&
       ops_doctor_read(text, sizeof text, path, "cpuset.sched_load_balance") > 0 && *text == '0') {
-    walk = (struct walk){.doctor = doctor, .v1 = true};
+    walk = (struct walk){.doctor = doctor, .v1 = true, .cpu = cpu, .path = group};
     walk_below(&walk, path, DEPTH_MAX);
   }
   if (ops_doctor_read_cpus(&booted, doctor->system->sys_root, "devices/system/cpu/isolated") ==
       BUS_OK)
     add_cpus(&doctor->partition, &booted);
+}
+
+void ops_doctor_find_partitions(struct ops_doctor *doctor)
+{
+  find_partitions(doctor, -1, NULL);
+}
+
+void ops_doctor_find_group(const struct ops_system *system, int cpu, struct ops_doctor_group *group)
+{
+  static struct ops_doctor doctor;
+  doctor = (struct ops_doctor){.system = system};
+  *group = (struct ops_doctor_group){0};
+  find_partitions(&doctor, cpu, group->path);
+  group->isolated = ops_cpu_list_has(&doctor.partition, cpu);
 }
 
 static void check_partition(struct ops_doctor *doctor)
