@@ -225,8 +225,11 @@ static int take_option(struct doctor_options *options, int option, const char *v
   case OPTION_JSON:
     options->json = true;
     break;
+  case BUSCTL_OPTION_BUS:
+    options->directory = value ? value : "";
+    break;
   default:
-    options->directory = value;
+    return BUSCTL_USAGE;
   }
   return error ? busctl_usage_error("doctor", "%s", bus_error_message()) : BUSCTL_OK;
 }

@@ -87,7 +87,7 @@ static void suggest_cpus(struct ops_doctor *doctor, struct ops_doctor_check *che
   ops_cpu_list_format(&chosen, list, sizeof list);
   if (ops_cpu_list_intersects(&doctor->partition, &doctor->cpus))
     ops_doctor_remedy(check, OPS_REMEDY_COMMAND,
-                      "signal-busctl release && signal-busctl isolate --cpus %s", list);
+                      "signal-busctl release; signal-busctl isolate --cpus %s", list);
   else
     ops_doctor_remedy(check, OPS_REMEDY_COMMAND, "signal-busctl isolate --cpus %s", list);
 }

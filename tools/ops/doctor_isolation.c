@@ -129,7 +129,7 @@ static void check_partition(struct ops_doctor *doctor)
     add_cpus(&wanted, &doctor->invalid_cpus);
     ops_doctor_found(check, OPS_DOCTOR_FAIL, "%s", doctor->invalid);
     ops_doctor_remedy(check, OPS_REMEDY_COMMAND,
-                      "signal-busctl release && signal-busctl isolate --cpus %s",
+                      "signal-busctl release; signal-busctl isolate --cpus %s",
                       ops_cpu_list_format(&wanted, cpus, sizeof cpus));
     return;
   }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """signal-busctl doctor: every check in both outcomes, and every remedy run as it is printed.
 
-usage: test_doctor.py BUILD_DIRECTORY SOURCE_DIRECTORY [TEST..]
+usage: test_doctor_verb.py BUILD_DIRECTORY SOURCE_DIRECTORY [TEST..]
 
 Prints TAP. The machine is made of files; its /proc and /sys are put over the real ones, in a mount namespace of
 its own, while a remedy runs under sh. What a remedy needs from the system (systemctl, apt-get, ..) is played by
