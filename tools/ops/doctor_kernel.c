@@ -27,7 +27,10 @@ static bool stalls_with_partitions(const int version[3])
   return true;
 }
 
-static void suggest_kernel(const struct ops_doctor *doctor, struct ops_doctor_check *check)
+/* The distribution's own kernel is mended; where it is the older one, the boot loader still prefers
+ * the one that is bad. */
+static void suggest_kernel(const struct ops_doctor *doctor, struct ops_doctor_check *check,
+                           bool too_old)
 {
   char version[512];
 #if defined(__aarch64__)
@@ -37,8 +40,9 @@ static void suggest_kernel(const struct ops_doctor *doctor, struct ops_doctor_ch
 #endif
   if (ops_doctor_read(version, sizeof version, doctor->system->proc_root, "version") < 0)
     version[0] = '\0';
-  if (strstr(version, "Ubuntu") || strstr(version, "Debian"))
-    ops_doctor_remedy(check, OPS_REMEDY_REBOOT, "apt-get update && apt-get install -y %s",
+  if (!too_old && (strstr(version, "Ubuntu") || strstr(version, "Debian")))
+    ops_doctor_remedy(check, OPS_REMEDY_REBOOT,
+                      "apt-get update && apt-get install -y %s # and choose it in the boot loader",
                       strstr(version, "Ubuntu") ? "linux-image-generic" : debian);
   else
     ops_doctor_remedy(check, OPS_REMEDY_ELSEWHERE,
@@ -64,14 +68,15 @@ static void check_version(struct ops_doctor *doctor)
     return;
   }
   ops_doctor_found(check, OPS_DOCTOR_PASS, "%s", text);
+  bool too_old = !is_at_least(version, 6, 1, 0);
   if (stalls_with_partitions(version))
     ops_doctor_found(check, doctor->partitioned ? OPS_DOCTOR_FAIL : OPS_DOCTOR_WARN,
                      "%s can stall work queues with cpuset partitions%s", text,
                      doctor->partitioned ? ", and there is one" : "");
-  else if (!is_at_least(version, 6, 1, 0))
+  else if (too_old)
     ops_doctor_found(check, OPS_DOCTOR_WARN, "%s is older than 6.1", text);
   if (check->status != OPS_DOCTOR_PASS)
-    suggest_kernel(doctor, check);
+    suggest_kernel(doctor, check, too_old);
 }
 
 static bool has_word(const char *text, const char *word)
