@@ -1,12 +1,18 @@
 #include "consumers/capture_cursor.h"
 
+#include "consumers/capture_segment.h"
+
 #include <stdlib.h>
+
+/* So far ahead of the block that is read the next ones are asked for. */
+#define AHEAD_BYTES ((uint64_t)4 << 20)
 
 struct bus_capture_cursor {
   struct bus_capture *capture;
   const struct bus_capture_stream *stream;
   size_t segment;
   uint64_t number; /* of the next block */
+  uint64_t asked;  /* blocks of the segment up to here are on their way */
   void *buffer;
 };
 
@@ -44,6 +50,21 @@ void bus_capture_cursor_seek(struct bus_capture_cursor *cursor, size_t segment, 
 {
   cursor->segment = segment;
   cursor->number = number;
+  cursor->asked = 0;
+}
+
+/* So that reading, checking and using a block overlaps with fetching the next ones from the disk.
+ * Through the page cache, for a capture is read again and again: cached it gives many times what
+ * O_DIRECT can, and cold about as much as the disk has. */
+static void read_ahead(struct bus_capture_cursor *cursor, const struct bus_capture_segment *segment)
+{
+  uint64_t ahead = AHEAD_BYTES / segment->shape.block_size;
+  ahead = ahead > 1 ? ahead : 1;
+  if (cursor->asked > cursor->number + ahead / 2)
+    return;
+  uint64_t from = cursor->asked > cursor->number ? cursor->asked : cursor->number;
+  cursor->asked = cursor->number + ahead;
+  bus_capture_segment_prefetch(segment, from, cursor->asked - from);
 }
 
 int bus_capture_cursor_next(struct bus_capture_cursor *cursor, struct bus_capture_view *view)
@@ -53,12 +74,14 @@ int bus_capture_cursor_next(struct bus_capture_cursor *cursor, struct bus_captur
          cursor->number >= stream->segments[cursor->segment].blocks) {
     cursor->segment++;
     cursor->number = 0;
+    cursor->asked = 0;
   }
   if (cursor->segment >= stream->segment_count)
     return 0;
   view->segment = &stream->segments[cursor->segment];
   view->number = cursor->number++;
   view->block = cursor->buffer;
+  read_ahead(cursor, view->segment);
   int error =
       bus_capture_read_block(cursor->capture, stream, view->segment, view->number, cursor->buffer);
   if (error == BUS_ERROR_CORRUPT)

@@ -535,6 +535,19 @@ static int load_frame(struct bus_capture_segment *segment, uint64_t number, void
   return error;
 }
 
+void bus_capture_segment_prefetch(const struct bus_capture_segment *segment, uint64_t number,
+                                  uint64_t count)
+{
+  if (number >= segment->blocks)
+    return;
+  uint64_t end = number + count < segment->blocks ? number + count : segment->blocks;
+  uint64_t from =
+      segment->compressed ? segment->frames[number] : bus_capture_block_offset(segment, number);
+  uint64_t to = segment->compressed ? segment->frames[end] : bus_capture_block_offset(segment, end);
+  if (to > from)
+    posix_fadvise(segment->file, (off_t)from, (off_t)(to - from), POSIX_FADV_WILLNEED);
+}
+
 int bus_capture_segment_load(struct bus_capture_segment *segment, uint64_t number, void *to)
 {
   if (segment->compressed)

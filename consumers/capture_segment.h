@@ -23,6 +23,11 @@ void bus_capture_segment_close(struct bus_capture_segment *segment);
  * cannot read it) with a message that lacks the path; BUS_ERROR_NO_SPACE. */
 int bus_capture_segment_load(struct bus_capture_segment *segment, uint64_t number, void *to);
 
+/* Asks the kernel to have `count` blocks from `number` on in memory soon; those that are there cost
+ * little. A hint: past the end is allowed. */
+void bus_capture_segment_prefetch(const struct bus_capture_segment *segment, uint64_t number,
+                                  uint64_t count);
+
 /* Byte offset of block `number` in the uncompressed file. */
 static inline uint64_t bus_capture_block_offset(const struct bus_capture_segment *segment,
                                                 uint64_t number)
