@@ -14,10 +14,13 @@ import tempfile
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 MAN = os.path.join(SOURCE, "tools", "man")
-PROGRAMS = {"bus-feed": "producers", "bus-infer": "consumers", "bus-trader": "consumers", "signal-busctl": "tools"}
+PROGRAMS = {"bus-feed": "producers", "bus-infer": "consumers", "bus-trader": "consumers", "signal-busctl": "tools",
+            "bus-replay": "tools"}
 # Verbs that signal-busctl.1 describes, and verbs that have a page of their own, signal-busctl-VERB.1.
 VERBS = ["create", "destroy", "info", "top", "up", "run", "down"]
 VERBS_WITH_PAGES = ["doctor", "hugepages", "isolate", "metrics", "release"]
+VERBS_OF = {"signal-busctl": VERBS,
+            "bus-replay": ["info", "verify", "recover", "cut", "merge", "diff", "hash", "export"]}
 PAGES = list(PROGRAMS) + ["signal-busctl-" + verb for verb in VERBS_WITH_PAGES]
 
 
@@ -62,11 +65,10 @@ def formats_without_a_warning(program):
 def has_the_options_of_help(program):
     have = options_of_manual(read_manual(program))
     want = options_of_help(run(program, "--help").stdout)
-    if program == "signal-busctl":
-        for verb in VERBS:
-            done = run(program, verb, "--help")
-            assert done.returncode == 0, done
-            want |= options_of_help(done.stdout)
+    for verb in VERBS_OF.get(program, []):
+        done = run(program, verb, "--help")
+        assert done.returncode == 0, done
+        want |= options_of_help(done.stdout)
     assert len(want) > (1 if "busctl-" in program else 3), want
     assert have == want, f"only in the manual: {sorted(have - want)}; only in --help: {sorted(want - have)}"
 
@@ -74,7 +76,7 @@ def has_the_options_of_help(program):
 def each_option_is_taken(program):
     """What --help lists is no invention: getopt knows it. The wrong option behind it, once as its value, keeps
     the program from beginning its work."""
-    for call in [[verb] for verb in VERBS] if program == "signal-busctl" else [[]]:
+    for call in [[verb] for verb in VERBS_OF.get(program, [])] or [[]]:
         for option in options_of_help(run(program, *call, "--help").stdout):
             done = run(program, *call, option, "--nonsense", "--nonsense")
             assert done.returncode == (0 if option in ("--help", "--version") else 2), (call, option, done)
@@ -82,6 +84,8 @@ def each_option_is_taken(program):
 
 
 def has_the_verbs_and_keys():
+    sections = re.findall(r"^\.SS (\w+)", read_manual("bus-replay"), re.M)
+    assert sections == VERBS_OF["bus-replay"], sections
     text = read_manual("signal-busctl")
     for verb in VERBS_WITH_PAGES:
         assert f"signal\\-busctl\\-{verb} (1)" in text, f"signal-busctl.1 does not refer to the page of {verb}"
