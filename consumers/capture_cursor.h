@@ -17,7 +17,7 @@ struct bus_capture_cursor;
 
 /* At the stream's first block. BUS_OK, BUS_ERROR_INVALID (no such stream), BUS_ERROR_NO_SPACE. */
 int bus_capture_cursor_open(struct bus_capture *capture, uint32_t stream,
-                            struct bus_capture_cursor **cursor);
+                            struct bus_capture_cursor **out);
 void bus_capture_cursor_close(struct bus_capture_cursor *cursor); /* NULL is ignored */
 
 /* Goes to block `number` of segment `segment` (an index): the next one that is read. Past the end

@@ -58,7 +58,7 @@ struct bus_capture_merge;
 
 /* `range` is copied; what it points to must stay. BUS_OK or a negative error with a message. */
 int bus_capture_merge_open(struct bus_capture *capture, const struct bus_capture_range *range,
-                           struct bus_capture_merge **merge);
+                           struct bus_capture_merge **out);
 void bus_capture_merge_close(struct bus_capture_merge *merge); /* NULL is ignored */
 
 /* The next event. Returns 1, 0 at the end, or a negative error with a message. What *event points

@@ -340,6 +340,8 @@ static int list_path(struct candidates *candidates, const char *path)
 static int add_segments(struct bus_capture *capture, struct candidates *candidates)
 {
   int error = BUS_OK;
+  if (candidates->count == 0)
+    return BUS_OK;
   qsort(candidates->items, candidates->count, sizeof *candidates->items, compare_candidates);
   for (size_t i = 0; i < candidates->count && !error; i++) {
     const struct candidate *before = i > 0 ? &candidates->items[i - 1] : NULL;

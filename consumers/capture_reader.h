@@ -87,9 +87,9 @@ struct bus_capture;
 
 /* Opens a directory, or one segment file. Returns BUS_OK even when there is damage; else
  * BUS_ERROR_ABSENT (no such path, or no segment in it), BUS_ERROR_DENIED, BUS_ERROR_IO,
- * BUS_ERROR_NO_SPACE (memory, open files) with a message. *capture is the caller's to close, NULL
- * after an error. */
-int bus_capture_open(const char *path, struct bus_capture **capture);
+ * BUS_ERROR_NO_SPACE (memory, open files) with a message. *out is the caller's to close, NULL after
+ * an error. */
+int bus_capture_open(const char *path, struct bus_capture **out);
 void bus_capture_close(struct bus_capture *capture); /* NULL is ignored */
 
 const char *bus_capture_path(const struct bus_capture *capture);

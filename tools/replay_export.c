@@ -125,15 +125,15 @@ static int export_streams(struct export *export)
                          "--stream, or name a directory",
                          wanted);
   export->sheets = calloc(streams ? streams : 1, sizeof *export->sheets);
-  int error = export->sheets ? BUS_OK : bus_error_set(BUS_ERROR_NO_SPACE, "no memory");
-  if (!error && !to_stdout)
-    error = make_directory(export->directory);
+  if (!export->sheets)
+    return bus_error_set(BUS_ERROR_NO_SPACE, "no memory");
+  int error = to_stdout ? BUS_OK : make_directory(export->directory);
   for (uint32_t i = 0; i < streams && !error; i++)
     if (!selected || selected[i])
       error = open_sheet(export, i);
   if (!error)
     error = export_events(export);
-  for (uint32_t i = 0; export->sheets && i < streams; i++)
+  for (uint32_t i = 0; i < streams; i++)
     error = close_sheet(export, &export->sheets[i], error);
   free(export->sheets);
   if (!error && !to_stdout)

@@ -12,8 +12,6 @@
 
 #define NPY_HEADER_BYTES 1024u
 
-extern char **environ;
-
 /* ---- csv: RFC 4180, a row for each record ---- */
 
 static int begin_csv(struct replay_sheet *sheet)

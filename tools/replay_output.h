@@ -13,28 +13,29 @@ struct replay_output;
 
 /* Makes `directory`, or takes an empty one. `segment_bytes` is when the next segment begins.
  * BUS_OK, or a negative error with a message (BUS_ERROR_BUSY: something is in it). */
-int replay_output_open(const char *directory, uint64_t segment_bytes,
-                       struct replay_output **output);
+int replay_output_open(const char *directory, uint64_t segment_bytes, struct replay_output **out);
 
 /* The stream "member.ring", made at the first call; an index, or a negative error. `shape.blocks`
  * does not matter. Another shape than before begins a segment. */
 int replay_output_stream(struct replay_output *output, const char *name,
                          const struct bus_capture_shape *shape);
 
-/* Describes the stream from here on; must come before its first record. The text of `meta` must fit
+/* Below, `index` is what replay_output_stream returned.
+ *
+ * Describes the stream from here on; must come before its first record. The text of `meta` must fit
  * a block. BUS_OK or a negative error with a message. */
-int replay_output_meta(struct replay_output *output, int stream, const json_t *meta);
+int replay_output_meta(struct replay_output *output, int index, const json_t *meta);
 
 /* Ends the present segment; the positions that follow belong to another instance when
  * `new_instance`. What describes the stream stays. */
-int replay_output_rotate(struct replay_output *output, int stream, bool new_instance);
+int replay_output_rotate(struct replay_output *output, int index, bool new_instance);
 
 /* Appends a record; its position is its stamp - 1. `time_ns` is for types that carry no time. */
-int replay_output_record(struct replay_output *output, int stream, const void *record,
+int replay_output_record(struct replay_output *output, int index, const void *record,
                          uint64_t time_ns);
 
 /* Appends a whole DATA block; number, lost and CRC are made anew. */
-int replay_output_block(struct replay_output *output, int stream, const void *block);
+int replay_output_block(struct replay_output *output, int index, const void *block);
 
 /* Completes all segments and frees `output`, also after errors. */
 int replay_output_close(struct replay_output *output);
