@@ -90,5 +90,6 @@ struct bench {
 extern const struct bench bench_feed;
 extern const struct bench bench_tick;
 extern const struct bench bench_ring;
+extern const struct bench bench_replay;
 
 #endif
