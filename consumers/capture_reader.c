@@ -11,8 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
-#define SEGMENTS_MAX 1000000u
+#define SEGMENTS_MAX  1000000u
+#define OPEN_TRIES    3
+#define LIVE_TRIES    3
+#define LIVE_PAUSE_NS 20000000
 
 struct bus_capture {
   char *path;
@@ -148,11 +152,20 @@ int bus_capture_read_block(struct bus_capture *capture, const struct bus_capture
 {
   if (segment->states[number] == BUS_CAPTURE_BLOCK_BAD)
     return BUS_ERROR_CORRUPT;
-  int error = bus_capture_segment_load(segment, number, to);
+  /* The last block of a segment that is being written is written again when there is more for it.
+   */
+  bool live = segment->unfinished && number + 1 == segment->blocks;
+  const struct timespec pause = {.tv_nsec = LIVE_PAUSE_NS};
+  int error = BUS_ERROR_CORRUPT;
+  for (int i = 0; i < (live ? LIVE_TRIES : 1) && error == BUS_ERROR_CORRUPT; i++) {
+    if (i > 0)
+      nanosleep(&pause, NULL);
+    error = bus_capture_segment_load(segment, number, to);
+    if (!error)
+      error = bus_capture_block_check(to, &segment->shape, stream->id, (uint32_t)number);
+  }
   if (error == BUS_ERROR_NO_SPACE)
     return error;
-  if (!error)
-    error = bus_capture_block_check(to, &segment->shape, stream->id, (uint32_t)number);
   struct bus_capture_block header;
   memcpy(&header, to, sizeof header);
   /* A file that is being written changes: its last block grows. */
@@ -166,9 +179,7 @@ int bus_capture_read_block(struct bus_capture *capture, const struct bus_capture
   segment->states[number] = BUS_CAPTURE_BLOCK_BAD;
   return bus_capture_damaged(capture, segment->path, number,
                              bus_capture_block_offset(segment, number), "%s%s", bus_error_message(),
-                             segment->unfinished && number + 1 == segment->blocks
-                                 ? " (the last block of an unfinished segment)"
-                                 : "");
+                             live ? " (the last block of an unfinished segment)" : "");
 }
 
 /* ---- streams ---- */
@@ -355,7 +366,7 @@ static int add_segments(struct bus_capture *capture, struct candidates *candidat
   return error;
 }
 
-int bus_capture_open(const char *path, struct bus_capture **out)
+static int try_open(const char *path, struct bus_capture **out)
 {
   struct candidates candidates = {0};
   struct bus_capture *capture = calloc(1, sizeof *capture);
@@ -374,6 +385,15 @@ int bus_capture_open(const char *path, struct bus_capture **out)
     bus_capture_close(capture);
   else
     *out = capture;
+  return error;
+}
+
+int bus_capture_open(const char *path, struct bus_capture **out)
+{
+  int error = BUS_ERROR_ABSENT;
+  /* A recorder that compresses takes files away which were in the list. */
+  for (int i = 0; i < OPEN_TRIES && error == BUS_ERROR_ABSENT; i++)
+    error = try_open(path, out);
   return error;
 }
 

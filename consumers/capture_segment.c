@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -170,10 +171,32 @@ static int index_plain(struct bus_capture *capture, struct bus_capture_segment *
   return BUS_OK;
 }
 
-static void check_size(struct bus_capture *capture, const struct bus_capture_segment *segment)
+/* A recorder closes a file in two steps, its size and its header: looks again between whole blocks.
+ * True when both agree by then. */
+static bool settles(struct bus_capture_segment *segment)
+{
+  const struct timespec pause = {.tv_nsec = 20000000};
+  unsigned char header[BUS_CAPTURE_FILE_HEADER_BYTES];
+  struct bus_capture_shape shape;
+  struct stat status;
+  if (segment->file_bytes % segment->shape.block_size !=
+      BUS_CAPTURE_FILE_HEADER_BYTES % segment->shape.block_size)
+    return false;
+  nanosleep(&pause, NULL);
+  if (fstat(segment->file, &status) != 0 ||
+      read_at(segment->file, header, sizeof header, 0) != (ssize_t)sizeof header ||
+      bus_capture_header_parse(header, &shape) != BUS_OK ||
+      bus_capture_file_bytes(&shape) != (uint64_t)status.st_size)
+    return false;
+  segment->shape = shape;
+  segment->file_bytes = (uint64_t)status.st_size;
+  return true;
+}
+
+static void check_size(struct bus_capture *capture, struct bus_capture_segment *segment)
 {
   uint64_t expected = bus_capture_file_bytes(&segment->shape);
-  if (segment->file_bytes != expected)
+  if (segment->file_bytes != expected && !settles(segment))
     bus_capture_damaged(capture, segment->path, BUS_CAPTURE_NO_BLOCK,
                         segment->file_bytes < expected ? segment->file_bytes : expected,
                         "the file has %" PRIu64 " bytes, its header says %" PRIu64

@@ -11,7 +11,9 @@ import io
 import json
 import os
 import pty
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -183,6 +185,23 @@ def recover_finishes_unfinished_segments():
         replay("recover", capture, place.path("saved"))
         assert read_json("verify", place.path("saved"))["segments_unfinished"] == 0
         replay("diff", "--exact", capture, place.path("saved"))
+
+
+def a_full_disk_leaves_nothing_that_looks_whole():
+    """A limit of the file's size stands for a disk that is full."""
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+
+    with Place() as place:
+        capture = place.make()
+        for verb in (["recover"], ["cut"], ["merge"]):
+            new = place.path(verb[0])
+            _, errors = replay(*verb, capture, new, status=FAILED, preexec_fn=limit, restore_signals=False)
+            assert "cannot be written" in errors and new in errors, errors
+            assert all(name.endswith(".partial") for name in os.listdir(new) if name.startswith("feed")), os.listdir(new)
+        replay("export", "--format", "csv", capture, place.path("csv"), status=FAILED, preexec_fn=limit,
+               restore_signals=False)
 
 
 def cuts_tile_and_merge_back():
@@ -357,7 +376,8 @@ def a_terminal_gets_a_progress_bar():
 
 TESTS = [info_tells_streams_and_gaps, usage_and_absence_are_told, damage_is_named_and_never_a_success,
          the_program_exits_4_at_any_truncation_and_flip, recover_saves_what_lies_before_and_behind,
-         recover_finishes_unfinished_segments, cuts_tile_and_merge_back, cut_by_symbol_makes_no_gaps,
+         recover_finishes_unfinished_segments,
+         a_full_disk_leaves_nothing_that_looks_whole, cuts_tile_and_merge_back, cut_by_symbol_makes_no_gaps,
          merge_names_contradictions, diff_shows_the_first_record_that_differs,
          hash_does_not_depend_on_how_it_was_recorded, csv_has_decimal_prices, npy_is_a_plain_array,
          other_formats_need_the_package, compressed_segments_are_read, a_terminal_gets_a_progress_bar]
