@@ -1,6 +1,6 @@
 #include "consumers/capture_segment.h"
 
-#include "shm/layout.h"
+#include "consumers/capture_shape.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,23 +17,6 @@
 /* Unwritten blocks before a written one that are noted one by one; a sparse file could have
  * billions. */
 #define HOLE_BLOCKS_MAX ((uint64_t)1 << 20)
-
-/* Bytes read, fewer than `size` at the end of the file, or -1. */
-static ssize_t read_at(int file, void *to, size_t size, uint64_t offset)
-{
-  size_t done = 0;
-  while (done < size) {
-    ssize_t part = pread(file, (char *)to + done, size - done, (off_t)(offset + done));
-    if (part < 0 && errno == EINTR)
-      continue;
-    if (part < 0)
-      return -1;
-    if (part == 0)
-      break;
-    done += (size_t)part;
-  }
-  return (ssize_t)done;
-}
 
 static bool is_zero(const void *bytes, size_t size)
 {
@@ -143,8 +126,8 @@ static int index_plain(struct bus_capture *capture, struct bus_capture_segment *
   uint64_t room = (segment->file_bytes - BUS_CAPTURE_FILE_HEADER_BYTES) / segment->shape.block_size;
   for (uint64_t number = 0; number < room;) {
     struct bus_capture_block header;
-    ssize_t got =
-        read_at(segment->file, &header, sizeof header, bus_capture_block_offset(segment, number));
+    ssize_t got = bus_capture_read_at(segment->file, &header, sizeof header,
+                                      bus_capture_block_offset(segment, number));
     if (got >= 0 && (size_t)got < sizeof header)
       break; /* it has shrunk: its size will be wrong at the next look */
     if (got < 0)
@@ -184,7 +167,7 @@ static bool settles(struct bus_capture_segment *segment)
     return false;
   nanosleep(&pause, NULL);
   if (fstat(segment->file, &status) != 0 ||
-      read_at(segment->file, header, sizeof header, 0) != (ssize_t)sizeof header ||
+      bus_capture_read_at(segment->file, header, sizeof header, 0) != (ssize_t)sizeof header ||
       bus_capture_header_parse(header, &shape) != BUS_OK ||
       bus_capture_file_bytes(&shape) != (uint64_t)status.st_size)
     return false;
@@ -230,7 +213,7 @@ static int64_t next_frame(struct frames *frames, size_t contents_max)
     frames->bytes = bytes;
     frames->room = wanted;
   }
-  ssize_t got = read_at(frames->segment->file, frames->bytes, wanted, frames->offset);
+  ssize_t got = bus_capture_read_at(frames->segment->file, frames->bytes, wanted, frames->offset);
   if (got < 0)
     return bus_error_set_errno("reading");
   size_t size = ZSTD_findFrameCompressedSize(frames->bytes, (size_t)got);
@@ -267,7 +250,7 @@ static bool resume(struct frames *frames)
   unsigned char bytes[65536];
   for (uint64_t offset = frames->offset + 1; offset < frames->segment->file_bytes;
        offset += sizeof bytes - sizeof magic + 1) {
-    ssize_t got = read_at(frames->segment->file, bytes, sizeof bytes, offset);
+    ssize_t got = bus_capture_read_at(frames->segment->file, bytes, sizeof bytes, offset);
     const unsigned char *at = got > 0 ? memmem(bytes, (size_t)got, magic, sizeof magic) : NULL;
     if (at) {
       frames->offset = offset + (uint64_t)(at - bytes);
@@ -329,67 +312,6 @@ static int index_frames(struct bus_capture *capture, struct frames *frames, uint
 
 /* ---- the file's header ---- */
 
-/* The number of the record type of that name; RAW when none has it. */
-static uint32_t record_type_of(const char *name)
-{
-  for (uint32_t type = 0; type < 64; type++)
-    if (!strcmp(name, bus_record_type_name(type)))
-      return type;
-  return BUS_RECORD_RAW;
-}
-
-/* Block size of a plain file without a header: where its second block stands, else its only one. */
-static uint32_t find_block_size(const struct bus_capture_segment *segment, uint32_t stream)
-{
-  uint64_t behind = segment->file_bytes - BUS_CAPTURE_FILE_HEADER_BYTES;
-  for (uint32_t size = BUS_CAPTURE_BLOCK_BYTES_MIN;
-       size <= BUS_CAPTURE_BLOCK_BYTES_MAX && size < behind; size += BUS_CAPTURE_BLOCK_BYTES_MIN) {
-    struct bus_capture_block header;
-    ssize_t got = read_at(segment->file, &header, sizeof header,
-                          (uint64_t)BUS_CAPTURE_FILE_HEADER_BYTES + size);
-    if (got == (ssize_t)sizeof header && header.magic == BUS_CAPTURE_MAGIC && header.number == 1 &&
-        header.stream == stream)
-      return size;
-  }
-  return behind <= BUS_CAPTURE_BLOCK_BYTES_MAX ? (uint32_t)behind : 0;
-}
-
-/* Finds the shape of a plain file without its header: from its first block's text and from where
- * the others stand, or from a neighbour. */
-static void find_shape(struct bus_capture_segment *segment, uint32_t stream,
-                       const struct bus_capture_segment *hint)
-{
-  struct bus_capture_shape *shape = &segment->shape;
-  struct bus_capture_block header;
-  memset(shape, 0, sizeof *shape);
-  if (segment->file_bytes < BUS_CAPTURE_FILE_HEADER_BYTES + BUS_CAPTURE_BLOCK_BYTES_MIN)
-    return;
-  ssize_t got = read_at(segment->file, &header, sizeof header, BUS_CAPTURE_FILE_HEADER_BYTES);
-  json_t *meta = NULL;
-  if (got == (ssize_t)sizeof header && header.magic == BUS_CAPTURE_MAGIC &&
-      header.kind == BUS_CAPTURE_META && header.count <= BUS_CAPTURE_BLOCK_BYTES_MAX) {
-    char *text = malloc((size_t)header.count + 1);
-    if (text &&
-        read_at(segment->file, text, header.count, BUS_CAPTURE_FILE_HEADER_BYTES + sizeof header) ==
-            (ssize_t)header.count &&
-        bus_capture_meta_parse(text, header.count, &meta) == BUS_OK) {
-      shape->record_type = record_type_of(bus_capture_meta_text(meta, "record_type"));
-      uint64_t size = bus_capture_meta_u64(meta, "record_size", 0);
-      shape->record_size = size <= BUS_RECORD_BYTES_MAX ? (uint32_t)size : 0;
-      shape->block_size = find_block_size(segment, stream);
-    }
-    free(text);
-    json_decref(meta);
-  }
-  if (bus_capture_shape_check(shape) != BUS_OK) {
-    memset(shape, 0, sizeof *shape);
-    if (hint)
-      *shape = hint->shape;
-  }
-  if (shape->record_size)
-    shape->blocks = (segment->file_bytes - BUS_CAPTURE_FILE_HEADER_BYTES) / shape->block_size;
-}
-
 static int read_header(struct bus_capture *capture, struct bus_capture_segment *segment,
                        struct frames *frames, unsigned char *header)
 {
@@ -402,7 +324,7 @@ static int read_header(struct bus_capture *capture, struct bus_capture_segment *
                 : bus_error_set(BUS_ERROR_CORRUPT, "the compressed file has no whole header");
     frames->offset = size > 0 ? (uint64_t)size : 0;
   } else {
-    ssize_t got = read_at(segment->file, header, BUS_CAPTURE_FILE_HEADER_BYTES, 0);
+    ssize_t got = bus_capture_read_at(segment->file, header, BUS_CAPTURE_FILE_HEADER_BYTES, 0);
     if (got < 0)
       error = bus_error_set_errno("reading the header");
     else if (got < (ssize_t)BUS_CAPTURE_FILE_HEADER_BYTES)
@@ -504,7 +426,7 @@ int bus_capture_segment_open(struct bus_capture *capture, const char *name,
     if (segment->compressed)
       segment->shape = hint ? hint->shape : (struct bus_capture_shape){0};
     else
-      find_shape(segment, stream, hint);
+      bus_capture_find_shape(segment, stream, hint);
     error = BUS_OK;
   } else if (!error && !segment->compressed) {
     check_size(capture, segment);
@@ -540,7 +462,7 @@ static int load_frame(struct bus_capture_segment *segment, uint64_t number, void
   void *bytes = malloc(size ? size : 1);
   if (!bytes)
     return bus_error_set(BUS_ERROR_NO_SPACE, "no memory for a compressed block");
-  ssize_t got = read_at(segment->file, bytes, size, segment->frames[number]);
+  ssize_t got = bus_capture_read_at(segment->file, bytes, size, segment->frames[number]);
   size_t done = 0;
   int error = BUS_OK;
   if (got < 0)
@@ -575,8 +497,8 @@ int bus_capture_segment_load(struct bus_capture_segment *segment, uint64_t numbe
 {
   if (segment->compressed)
     return load_frame(segment, number, to);
-  ssize_t got = read_at(segment->file, to, segment->shape.block_size,
-                        bus_capture_block_offset(segment, number));
+  ssize_t got = bus_capture_read_at(segment->file, to, segment->shape.block_size,
+                                    bus_capture_block_offset(segment, number));
   if (got < 0)
     return bus_error_set(BUS_ERROR_IO, "reading: %s", strerror(errno));
   if (got != (ssize_t)segment->shape.block_size)
@@ -592,7 +514,7 @@ static bool zero_up_to(struct bus_capture_segment *segment, uint64_t from, uint6
     if (data < 0 && errno == ENXIO)
       return true;
     offset = data > (off_t)offset ? (uint64_t)data : offset;
-    ssize_t got = read_at(segment->file, bytes, sizeof bytes, offset);
+    ssize_t got = bus_capture_read_at(segment->file, bytes, sizeof bytes, offset);
     if (got > 0 && is_zero(bytes, (size_t)got)) {
       offset += (uint64_t)got;
       continue;
