@@ -190,3 +190,37 @@ Test(capture_check, an_unfinished_segment_is_no_damage, .init = fixture_create,
   cr_assert_eq(damages, 2); /* the hole, and the block behind it */
   close_file(&file);
 }
+
+/* Blocks that are whole by themselves, but not beside each other. */
+Test(capture_check, finds_what_blocks_contradict_each_other_in, .init = fixture_create,
+     .fini = fixture_remove)
+{
+  static _Alignas(4096) unsigned char block[4096];
+  struct file file = make_file(200); /* META and four blocks */
+  struct bus_capture_shape shape;
+  struct bus_capture_block header;
+  uint64_t damages;
+  cr_assert_eq(bus_capture_header_parse(file.bytes, &shape), BUS_OK);
+  for (uint32_t number = 2; number < 5; number++) {
+    off_t at = 4096 + (off_t)number * 4096;
+    memcpy(block, file.bytes + at, sizeof block);
+    memcpy(&header, block, sizeof header);
+    header.lost++;
+    memcpy(block, &header, sizeof header);
+    bus_capture_block_seal(block, &shape);
+    cr_assert_eq(pwrite(file.file, block, sizeof block, at), 4096);
+    cr_assert_eq(check(fixture_directory, &damages).blocks_bad, 0);
+    cr_assert_eq(damages, 1, "lost in block %u", number);
+    /* The block before it once more, in its place. */
+    memcpy(block, file.bytes + at - 4096, sizeof block);
+    memcpy(&header, block, sizeof header);
+    header.number++;
+    memcpy(block, &header, sizeof header);
+    bus_capture_block_seal(block, &shape);
+    cr_assert_eq(pwrite(file.file, block, sizeof block, at), 4096);
+    cr_assert_eq(check(fixture_directory, &damages).blocks_bad, 0);
+    cr_assert_geq(damages, 1, "repeated before block %u", number);
+    cr_assert_eq(pwrite(file.file, file.bytes + at, 4096, at), 4096);
+  }
+  close_file(&file);
+}

@@ -118,3 +118,86 @@ Test(capture_merge, takes_the_streams_that_are_wanted, .init = fixture_create,
   cr_assert_eq(walk(capture, &range).records, 100);
   bus_capture_close(capture);
 }
+
+static void append(struct replay_output *output, int stream, uint32_t begin, uint32_t end,
+                   uint64_t first)
+{
+  for (uint32_t i = begin; i < end; i++) {
+    struct bus_feature feature;
+    capture_fixture_feature(i, first + i - begin, &feature);
+    cr_assert_eq(replay_output_record(output, stream, &feature, 0), BUS_OK);
+  }
+}
+
+static json_t *describe(const char *instance)
+{
+  return json_pack("{s:s, s:i, s:s, s:s, s:s, s:i, s:s}", "format", "signal-bus capture", "version",
+                   1, "member", "feed", "ring", "features", "record_type", "feature", "record_size",
+                   128, "instance", instance);
+}
+
+/* The ring was replaced: its positions start anew, which is no gap. */
+Test(capture_merge, tells_a_new_instance, .init = fixture_create, .fini = fixture_remove)
+{
+  static const struct bus_capture_range all = BUS_CAPTURE_RANGE_ALL;
+  struct bus_capture_shape shape = {
+      .record_type = BUS_RECORD_FEATURE, .record_size = 128, .block_size = 4096};
+  static const char *const instances[] = {"11", "18446744073709551615"};
+  struct replay_output *output;
+  struct bus_capture *capture;
+  struct bus_capture_merge *merge;
+  struct bus_capture_event event;
+  uint64_t told = 0, records = 0;
+  cr_assert_eq(replay_output_open(fixture_directory, UINT64_MAX, &output), BUS_OK);
+  int stream = replay_output_stream(output, "feed.features", &shape);
+  for (uint32_t i = 0; i < 2; i++) {
+    json_t *meta = describe(instances[i]);
+    cr_assert_eq(replay_output_rotate(output, stream, true), BUS_OK);
+    cr_assert_eq(replay_output_meta(output, stream, meta), BUS_OK);
+    json_decref(meta);
+    append(output, stream, i * 100, i * 100 + 100, i ? 7 : 500);
+  }
+  cr_assert_eq(replay_output_close(output), BUS_OK);
+  cr_assert_eq(bus_capture_open(fixture_directory, &capture), BUS_OK);
+  cr_assert_eq(bus_capture_merge_open(capture, &all, &merge), BUS_OK);
+  while (bus_capture_merge_next(merge, &event) == 1) {
+    cr_assert_neq(event.kind, BUS_CAPTURE_EVENT_GAP);
+    if (event.kind == BUS_CAPTURE_EVENT_INSTANCE) {
+      cr_assert_eq(records, 100);
+      told++;
+    }
+    if (event.kind != BUS_CAPTURE_EVENT_RECORD)
+      continue;
+    cr_assert_eq(event.instance, records < 100 ? 11 : UINT64_MAX);
+    cr_assert_eq(event.position, records < 100 ? 500 + records : 7 + records - 100);
+    records++;
+  }
+  cr_assert_eq(told, 1);
+  cr_assert_eq(records, 200);
+  bus_capture_merge_close(merge);
+  cr_assert_eq(bus_capture_damage_count(capture), 0);
+  bus_capture_close(capture);
+}
+
+/* A record that is older than the one before it keeps its place and counts as old as that. */
+Test(capture_merge, keeps_a_streams_own_order, .init = fixture_create, .fini = fixture_remove)
+{
+  static const struct bus_capture_range all = BUS_CAPTURE_RANGE_ALL;
+  struct bus_capture_shape shape = {
+      .record_type = BUS_RECORD_FEATURE, .record_size = 128, .block_size = 4096};
+  struct replay_output *output;
+  struct bus_capture *capture;
+  cr_assert_eq(replay_output_open(fixture_directory, UINT64_MAX, &output), BUS_OK);
+  int stream = replay_output_stream(output, "feed.features", &shape);
+  json_t *meta = describe("1");
+  cr_assert_eq(replay_output_meta(output, stream, meta), BUS_OK);
+  json_decref(meta);
+  for (uint32_t i = 0; i < 200; i++)
+    append(output, stream, i % 2 ? 200 - i : i, (i % 2 ? 200 - i : i) + 1, i);
+  cr_assert_eq(replay_output_close(output), BUS_OK);
+  cr_assert_eq(bus_capture_open(fixture_directory, &capture), BUS_OK);
+  struct seen seen = walk(capture, &all);
+  cr_assert_eq(seen.records, 200);
+  cr_assert_eq(seen.gaps, 0);
+  bus_capture_close(capture);
+}
