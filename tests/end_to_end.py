@@ -469,9 +469,10 @@ def test_bench_manual_has_every_option():
         assert f"bus-bench {name}" in manual, name
 
 
-def main():
+def run_tests(functions):
+    """Runs the test_* among `functions`, or those that the command line names; prints TAP."""
     wanted = sys.argv[4:]
-    tests = [(name, function) for name, function in globals().items()
+    tests = [(name, function) for name, function in functions.items()
              if name.startswith("test_") and (not wanted or name in wanted)]
     print(f"1..{len(tests)}", flush=True)
     failed = 0
@@ -489,4 +490,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_tests(globals()))

@@ -256,8 +256,7 @@ static int take_signal(struct proof *proof, const struct bus_signal *signal)
 }
 
 static int prove_stream(struct proof *proof, uint32_t index,
-                        void (*progress)(void *context, uint64_t done, uint64_t total),
-                        void *context)
+                        const struct bus_capture_watcher *watcher)
 {
   struct bus_capture_merge *merge = NULL;
   struct bus_capture_event event;
@@ -273,9 +272,9 @@ static int prove_stream(struct proof *proof, uint32_t index,
       memcpy(&signal, event.record, sizeof signal);
       status = take_signal(proof, &signal);
     }
-    if (progress && ++events % PROGRESS_EVERY == 0) {
+    if (watcher && ++events % PROGRESS_EVERY == 0) {
       bus_capture_merge_progress(merge, &done, &total);
-      progress(context, done, total);
+      watcher->show(watcher->context, done, total);
     }
   }
   if (status == BUS_OK)
@@ -290,8 +289,7 @@ static int prove_stream(struct proof *proof, uint32_t index,
 }
 
 static int prove(struct bus_capture *capture, struct bus_engine *engine,
-                 void (*progress)(void *context, uint64_t done, uint64_t total), void *context,
-                 struct replay_infer_result *result)
+                 const struct bus_capture_watcher *watcher, struct replay_infer_result *result)
 {
   bool any = false;
   struct proof *proof = malloc(sizeof *proof);
@@ -307,7 +305,7 @@ static int prove(struct bus_capture *capture, struct bus_engine *engine,
     proof->stream = stream;
     proof->engine = engine;
     proof->result = result;
-    error = prove_stream(proof, i, progress, context);
+    error = prove_stream(proof, i, watcher);
   }
   free(proof);
   if (!error && !any)
@@ -316,8 +314,8 @@ static int prove(struct bus_capture *capture, struct bus_engine *engine,
 }
 
 int replay_infer_check(struct bus_capture *capture, const char *model_path, const char *kind,
-                       void (*progress)(void *context, uint64_t done, uint64_t total),
-                       void *context, struct replay_infer_result *result)
+                       const struct bus_capture_watcher *watcher,
+                       struct replay_infer_result *result)
 {
   const struct bus_engine_config config = {.batch_max = BUS_ENGINE_BATCH_MAX};
   struct bus_model *model;
@@ -334,7 +332,7 @@ int replay_infer_check(struct bus_capture *capture, const char *model_path, cons
   if (!error) {
     result->model = engine->model_id;
     snprintf(result->engine, sizeof result->engine, "%s", engine->describe);
-    error = prove(capture, engine, progress, context, result);
+    error = prove(capture, engine, watcher, result);
   }
   bus_engine_close(engine);
   bus_model_free(model);

@@ -3,6 +3,7 @@
 #ifndef TOOLS_REPLAY_INFER_H
 #define TOOLS_REPLAY_INFER_H
 
+#include "consumers/capture_check.h"
 #include "consumers/capture_merge.h"
 
 #include <stdio.h>
@@ -31,7 +32,7 @@ struct replay_infer_result {
 /* Makes every signal of `capture` again: of the features that META and the signals name, by
  * `engine`
  * ("auto", "scalar", "avx2", "avx512") with the model at `model_path`, and compares canonical forms
- * (capture_format.h). `progress` is called now and then with bytes read and to read; NULL: not.
+ * (capture_format.h). `watcher` NULL: nobody watches.
  *
  * Returns BUS_OK when all could be compared, whether or not they are equal. Else a negative error
  * with a message: those of bus_model_load and bus_engine_open, BUS_ERROR_ABSENT (no signals, or
@@ -39,8 +40,8 @@ struct replay_infer_result {
  * named), BUS_ERROR_UNSUPPORTED (the model reads other inputs), BUS_ERROR_IO. Damaged blocks are in
  * the capture's damages; what they held counts as not there. */
 int replay_infer_check(struct bus_capture *capture, const char *model_path, const char *engine,
-                       void (*progress)(void *context, uint64_t done, uint64_t total),
-                       void *context, struct replay_infer_result *result);
+                       const struct bus_capture_watcher *watcher,
+                       struct replay_infer_result *result);
 
 /* The result for people, some lines on `out`, and as a new JSON object (NULL: out of memory). */
 void replay_infer_print(const struct replay_infer_result *result, FILE *out);
