@@ -508,6 +508,65 @@ def test_verify_refuses_another_model_and_counts_what_it_cannot_prove():
     assert proof["signals"] == have.count - 115, proof
 
 
+def stats(*arguments, status=0):
+    done = subprocess.run([REPLAY, "stats", *map(str, arguments)], capture_output=True, text=True, timeout=WAIT_S)
+    assert done.returncode == status, done
+    return done.stdout
+
+
+def nearest_rank(values, quantile):
+    values = sorted(values)
+    return values[max(0, -(-int(quantile * 1000) * len(values) // 1000) - 1)]
+
+
+def test_stats_are_those_of_the_records():
+    have = material()
+    with open(have.signals, "rb") as file:
+        signals = list(SIGNAL.iter_unpack(file.read()))
+    picture = have.path("stats.svg")
+    report = json.loads(stats("--json", "--svg", picture, have.both))
+    by_name = {stream["name"]: stream for stream in report["streams"]}
+    assert by_name["feed.features"]["records"] == by_name["infer.signals"]["records"] == have.count
+    with open(have.features, "rb") as file:
+        data = file.read()
+    times = [struct.unpack_from("<Q", data, at)[0] for at in range(0, len(data), FEATURE_BYTES)]
+    for name, key, values in (("feed.features", "interval_ns", [b - a for a, b in zip(times, times[1:])]),
+                              ("infer.signals", "queue_ns", [s[6] for s in signals]),
+                              ("infer.signals", "inference_ns", [s[7] for s in signals]),
+                              ("infer.signals", "total_ns", [s[6] + s[7] for s in signals])):
+        got = by_name[name][key]
+        assert got["max"] == max(values) and got["count"] == len(values), (key, got, max(values))
+        for point, quantile in (("p50", 0.5), ("p99", 0.99)):
+            expected = nearest_rank(values, quantile)
+            assert expected <= got[point] <= expected * 1.02 + 1, (key, point, got, expected)
+    rate = (len(times) - 1) / ((times[-1] - times[0]) / 1e9)
+    assert abs(by_name["feed.features"]["records_per_second"] - rate) < rate * 1e-6, (rate, by_name)
+    root = xml.etree.ElementTree.parse(picture).getroot()
+    text = "".join(root.itertext())
+    assert "infer.signals: receipt to signal" in text and "records/s" in text, text
+    out = stats(have.both)
+    assert "receipt to signal" in out and "busiest second" in out, out
+    assert json.loads(stats("--json", "--stream", "feed.features", "--until", "seq:100", have.both))["streams"][0][
+        "records"] == 100
+
+
+def test_stats_find_gaps():
+    have = material()
+    with open(have.features, "rb") as file:
+        data = file.read()
+    with open(have.path("gaps.bin"), "wb") as file:
+        file.write(b"".join(data[begin * FEATURE_BYTES:end * FEATURE_BYTES]
+                            for begin, end in ((0, 500), (520, 600), (601, 1000))))
+    capture = have.pack("gaps", have.path("gaps.bin"))
+    picture = have.path("gaps.svg")
+    report = json.loads(stats("--json", "--svg", picture, capture, status=GAPS))
+    assert [(gap["first"], gap["last"]) for gap in report["gaps"]] == [(500, 519), (600, 600)], report
+    assert report["streams"][0]["lost"] == 21 and report["streams"][0]["gaps"] == 2, report
+    assert "missing records" in "".join(xml.etree.ElementTree.parse(picture).getroot().itertext())
+    out = stats(capture, status=GAPS)
+    assert "feed.features 500..519" in out and "21 records are missing" in out, out
+
+
 def test_progress_on_a_terminal():
     have = material()
     master, slave = os.openpty()

@@ -13,6 +13,8 @@ static const struct {
   const char *summary;
 } verbs[] = {
     {"info", replay_info, "what a capture holds"},
+    {"play", replay_play, "puts its records back on a bus"},
+    {"stats", replay_stats, "its rates, latencies and gaps, with plots"},
     {"verify", replay_verify, "check every byte of it"},
     {"recover", replay_recover, "save what is whole of a damaged one"},
     {"cut", replay_cut, "write a part of it: times, positions, streams, symbols"},
@@ -20,7 +22,6 @@ static const struct {
     {"diff", replay_diff, "the first record in which two differ"},
     {"hash", replay_hash, "a hash that is equal for replays that did the same"},
     {"export", replay_export, "write it as CSV, .npy, Arrow, Parquet or MCAP"},
-    {"play", replay_play, "puts its records back on a bus"},
 };
 
 static void print_help(FILE *out)

@@ -21,6 +21,7 @@ enum replay_exit {
 /* One verb: argv[0] is the verb. Returns an enum replay_exit. */
 int replay_info(int argc, char **argv);
 int replay_play(int argc, char **argv);
+int replay_stats(int argc, char **argv);
 int replay_verify(int argc, char **argv);
 int replay_recover(int argc, char **argv);
 int replay_cut(int argc, char **argv);
