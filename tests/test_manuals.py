@@ -19,17 +19,20 @@ PROGRAMS = {"bus-feed": "producers", "bus-infer": "consumers", "bus-trader": "co
 # Verbs that signal-busctl.1 describes, and verbs that have a page of their own, signal-busctl-VERB.1.
 VERBS = ["create", "destroy", "info", "top", "up", "run", "down"]
 VERBS_WITH_PAGES = ["doctor", "hugepages", "isolate", "metrics", "release"]
+REPLAY_VERBS_WITH_PAGES = ["play", "stats"]
 VERBS_OF = {"signal-busctl": VERBS,
             "bus-replay": ["info", "verify", "recover", "cut", "merge", "diff", "hash", "export"]}
-PAGES = list(PROGRAMS) + ["signal-busctl-" + verb for verb in VERBS_WITH_PAGES]
+PAGES = (list(PROGRAMS) + ["signal-busctl-" + verb for verb in VERBS_WITH_PAGES] +
+         ["bus-replay-" + verb for verb in REPLAY_VERBS_WITH_PAGES])
 
 
 def run(page, *arguments):
     """The program of a page, with the verb that the page is about."""
     program, verb = page, []
-    if page.startswith("signal-busctl-"):
-        program, verb = "signal-busctl", [page.removeprefix("signal-busctl-")]
-    path = os.path.join(BUILD, PROGRAMS[program], program)
+    for parent in ("signal-busctl", "bus-replay"):
+        if page.startswith(parent + "-"):
+            program, verb = parent, [page.removeprefix(parent + "-")]
+    path = os.path.join(BUILD, PROGRAMS.get(program, "tools"), program)
     return subprocess.run([path, *verb, *arguments], capture_output=True, text=True, timeout=60)
 
 
