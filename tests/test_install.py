@@ -300,6 +300,25 @@ def bash_completes_verbs_words_members_and_files():
     assert "root" in complete("signal-busctl", "create", "--group", "ro")
 
 
+def bash_reads_any_help_of_that_form():
+    """Of a program that is not ours, with all forms of options and verbs."""
+    with tempfile.TemporaryDirectory() as directory:
+        write(f"{directory}/signal-busctl", """#!/bin/sh
+case $1 in
+--help) printf 'Usage: signal-busctl VERB\\n\\n  pages   of memory\\n  isolate  CPUs\\n\\n  --version  x\\n' ;;
+pages) printf 'Usage: signal-busctl pages show [--json]\\n       signal-busctl pages reserve [--n N]\\n\\n  --n N  x\\n' ;;
+isolate) printf '  --irqs move|keep   x\\n  --siblings include|ignore\\n            x\\n  --wq  a|b\\n  --help, --quiet\\n' ;;
+esac
+""", 0o755)
+        program = f"{directory}/signal-busctl"
+        assert complete(program, "") == ["pages", "isolate"]
+        assert complete(program, "pages", "") == ["show", "reserve"]
+        assert complete(program, "pages", "--") == ["--n"]
+        assert complete(program, "isolate", "--irqs", "") == ["move", "keep"]
+        assert complete(program, "isolate", "--siblings", "i") == ["include", "ignore"]
+        assert complete(program, "isolate", "--") == ["--irqs", "--siblings", "--wq", "--help", "--quiet"]
+
+
 def the_words_of_options_are_taken():
     """Each word that completion offers is one that the program knows."""
     checked = 0
@@ -396,7 +415,7 @@ TESTS = [every_file_is_there_and_none_besides, every_program_has_its_manual_and_
          the_programs_run_from_the_stage, another_prefix_is_respected, the_units_are_valid,
          a_wrong_unit_would_be_found, the_units_refer_to_what_there_is, a_member_is_confined,
          the_user_and_the_directory_are_made, bash_completes_every_option,
-         bash_completes_verbs_words_members_and_files, the_words_of_options_are_taken, zsh_completes_every_option,
+         bash_completes_verbs_words_members_and_files, bash_reads_any_help_of_that_form, the_words_of_options_are_taken, zsh_completes_every_option,
          busctl_runs_our_verbs_and_systemds_rest, busctl_finds_itself, busctl_in_the_place_of_systemds]
 
 

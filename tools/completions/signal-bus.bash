@@ -14,11 +14,12 @@ _signal_bus_subverbs() {
     sed -n "s/^\(Usage: \| *\)${1##*/} $2 \([a-z][a-z-]*\)\( .*\)\{0,1\}\$/\2/p"
 }
 
-# The options of a program, or of its verb, "--option" or "--option PLACEHOLDER" on each line.
+# The options of a program, or of its verb, on each line "--option", "--option PLACEHOLDER" or "--option this|that".
 _signal_bus_options() {
   "$@" --help 2>/dev/null |
     sed -n 's/^ \{1,\}\(--[a-z-]*\), \(--[a-z-]*\).*/\1\n\2/p; t
             s/^ \{1,\}\(--[a-z-]*\) \([A-Z][A-Za-z,:.\[\]*\).*/\1 \2/p; t
+            s/^ \{1,\}\(--[a-z-]*\) \([a-z][a-z-]*|[a-z|-]*\).*/\1 \2/p; t
             s/^ \{1,\}\(--[a-z-]*\).*/\1/p'
 }
 
@@ -31,8 +32,6 @@ _signal_bus_words() {
   --timestamps) echo live capture ;;
   --engine) echo auto scalar avx2 avx512 ;;
   --table) echo auto always never ;;
-  --irqs | --kthreads) echo move keep ;;
-  --siblings) echo include ignore ;;
   esac
 }
 
@@ -67,6 +66,7 @@ _signal_bus() {
     placeholder=$(_signal_bus_options "${call[@]}" | sed -n "s/^$before //p")
     case $placeholder in
     '') ;;
+    *'|'*) mapfile -t COMPREPLY < <(compgen -W "${placeholder//|/ }" -- "$word"); return 0 ;;
     DIR*) mapfile -t COMPREPLY < <(compgen -d -- "$word"); compopt -o filenames 2>/dev/null; return 0 ;;
     FILE*) mapfile -t COMPREPLY < <(compgen -f -- "$word"); compopt -o filenames 2>/dev/null; return 0 ;;
     USER) mapfile -t COMPREPLY < <(compgen -u -- "$word"); return 0 ;;
