@@ -111,7 +111,8 @@ Test(gaps, measures_a_cpu_and_stops_when_told)
   struct ops_system system;
   int calls = 0;
   cr_assert_eq(ops_system_init(&system, NULL), BUS_OK);
-  int error = ops_gaps_measure(&system, sched_getcpu(), 600000000000u, stop_at_once, &calls, &gaps);
+  int error =
+      ops_gaps_measure(&system, sched_getcpu(), 600000000000u, true, stop_at_once, &calls, &gaps);
   cr_assert_eq(error, BUS_OK, "%s", bus_error_message());
   cr_assert(calls > 0 && gaps.elapsed_ns < 600000000000u);
   uint64_t sum = 0;
@@ -124,6 +125,19 @@ Test(gaps, a_cpu_that_is_not_there_is_refused)
 {
   struct ops_system system;
   cr_assert_eq(ops_system_init(&system, NULL), BUS_OK);
-  cr_assert_lt(ops_gaps_measure(&system, 1023, 1, NULL, NULL, &gaps), 0);
+  cr_assert_lt(ops_gaps_measure(&system, 1023, 1, true, NULL, NULL, &gaps), 0);
   cr_assert(strstr(bus_error_message(), "CPU 1023"), "%s", bus_error_message());
+}
+
+/* With and without real-time priority: the pauses are for the one that has it. */
+Test(gaps, only_real_time_pauses)
+{
+  struct ops_system system;
+  cr_assert_eq(ops_system_init(&system, NULL), BUS_OK);
+  cr_assert_eq(ops_gaps_measure(&system, sched_getcpu(), 10000000, false, NULL, NULL, &gaps),
+               BUS_OK, "%s", bus_error_message());
+  cr_assert(!gaps.real_time && gaps.paused_ns == 0 && gaps.elapsed_ns >= 10000000);
+  cr_assert_eq(ops_gaps_measure(&system, sched_getcpu(), 10000000, true, NULL, NULL, &gaps),
+               BUS_OK);
+  cr_assert_lt(gaps.paused_ns, gaps.elapsed_ns);
 }

@@ -13,7 +13,7 @@
 
 static const char help[] =
     "Usage: signal-busctl doctor [--cpus LIST] [--bus DIR] [--json]\n"
-    "                            [--measure SEC --cpu N [--svg FILE]]\n"
+    "                            [--measure SEC --cpu N [--ordinary] [--svg FILE]]\n"
     "\n"
     "Checks what of this machine is in the way of a bus, says why it matters, and prints the\n"
     "command that puts it right. Changes nothing; needs no rights, as root it sees more.\n"
@@ -23,6 +23,7 @@ static const char help[] =
     "  --measure SEC  also measure for so long how much something else has the core: a process\n"
     "                 that spins there notes every gap\n"
     "  --cpu N        the core that is measured; then also the default of --cpus\n"
+    "  --ordinary     measure without real-time priority, as members run\n"
     "  --svg FILE     a picture of the gaps\n"
     "  --bus DIR      the bus; default $SIGNAL_BUS, else /dev/shm/signals\n"
     "  --json         one JSON object\n"
@@ -30,7 +31,14 @@ static const char help[] =
     "\n"
     "Exit status: 0 nothing to do, 1 failed, or a check fails, 2 usage, 3 warnings.\n";
 
-enum { OPTION_CPUS = BUSCTL_OPTION_OWN, OPTION_JSON, OPTION_MEASURE, OPTION_CPU, OPTION_SVG };
+enum {
+  OPTION_CPUS = BUSCTL_OPTION_OWN,
+  OPTION_JSON,
+  OPTION_MEASURE,
+  OPTION_CPU,
+  OPTION_ORDINARY,
+  OPTION_SVG
+};
 
 struct doctor_options {
   const char *directory;
@@ -38,6 +46,7 @@ struct doctor_options {
   struct ops_cpu_list cpus;
   int64_t seconds; /* 0: not measured */
   int64_t cpu;     /* -1: not given */
+  bool ordinary;
   bool json;
 };
 
@@ -190,7 +199,8 @@ static int examine(const struct doctor_options *options)
   if (status != BUSCTL_OK)
     return status;
   ops_doctor_run(&doctor);
-  if (options->seconds && !(measure = busctl_measure(&system, (int)options->cpu, options->seconds)))
+  if (options->seconds &&
+      !(measure = busctl_measure(&system, (int)options->cpu, options->seconds, options->ordinary)))
     return busctl_fail("doctor");
   json_t *object = describe(&doctor);
   if (measure)
@@ -219,6 +229,9 @@ static int take_option(struct doctor_options *options, int option, const char *v
   case OPTION_CPU:
     error = bus_parse_integer(value, 0, OPS_CPUS_MAX - 1, "--cpu", &options->cpu);
     break;
+  case OPTION_ORDINARY:
+    options->ordinary = true;
+    break;
   case OPTION_SVG:
     options->svg = value;
     break;
@@ -239,6 +252,7 @@ int busctl_doctor(int argc, char **argv)
   static const struct option known[] = {{"cpus", required_argument, NULL, OPTION_CPUS},
                                         {"measure", required_argument, NULL, OPTION_MEASURE},
                                         {"cpu", required_argument, NULL, OPTION_CPU},
+                                        {"ordinary", no_argument, NULL, OPTION_ORDINARY},
                                         {"svg", required_argument, NULL, OPTION_SVG},
                                         {"json", no_argument, NULL, OPTION_JSON},
                                         BUSCTL_COMMON_OPTIONS};
@@ -257,7 +271,7 @@ int busctl_doctor(int argc, char **argv)
     return busctl_usage_error("doctor", "'%s' is one argument too many", argv[optind]);
   if ((options.seconds > 0) != (options.cpu >= 0))
     return busctl_usage_error("doctor", "--measure and --cpu go together");
-  if (options.svg && !options.seconds)
-    return busctl_usage_error("doctor", "--svg needs --measure");
+  if ((options.svg || options.ordinary) && !options.seconds)
+    return busctl_usage_error("doctor", "--svg and --ordinary need --measure");
   return examine(&options);
 }

@@ -90,11 +90,12 @@ static json_t *describe_interrupts(const struct ops_interrupts *interrupts)
 static json_t *describe(const struct ops_gaps *gaps, int cpu, int64_t seconds)
 {
   json_t *object = json_object();
-  double percent =
-      gaps->elapsed_ns ? 100.0 * (double)gaps->stolen_ns / (double)gaps->elapsed_ns : 0;
+  uint64_t measured_ns = gaps->elapsed_ns - gaps->paused_ns;
+  double percent = measured_ns ? 100.0 * (double)gaps->stolen_ns / (double)measured_ns : 0;
   busctl_json_signed(object, "cpu", cpu);
   busctl_json_signed(object, "asked_seconds", seconds);
   busctl_json_number(object, "elapsed_ns", gaps->elapsed_ns);
+  busctl_json_number(object, "measured_ns", measured_ns);
   busctl_json_set(object, "real_time", json_boolean(gaps->real_time));
   busctl_json_set(object, "joined_cgroup", json_boolean(gaps->joined));
   busctl_json_number(object, "readings", gaps->readings);
@@ -128,7 +129,7 @@ static void add_counts(json_t *object, const struct ops_system *system, int cpu,
     busctl_json_set(object, "schedules", json_null());
 }
 
-json_t *busctl_measure(const struct ops_system *system, int cpu, int64_t seconds)
+json_t *busctl_measure(const struct ops_system *system, int cpu, int64_t seconds, bool ordinary)
 {
   static struct ops_interrupts before;
   struct progress progress = {cpu, seconds, isatty(STDERR_FILENO) == 1};
@@ -139,8 +140,8 @@ json_t *busctl_measure(const struct ops_system *system, int cpu, int64_t seconds
   bool schedules_known = ops_schedules_read(system, cpu, &schedules) == BUS_OK;
   sigaction(SIGINT, &action, &old_interrupt);
   sigaction(SIGTERM, &action, &old_terminate);
-  int error =
-      ops_gaps_measure(system, cpu, (uint64_t)seconds * 1000000000u, watch, &progress, &gaps);
+  int error = ops_gaps_measure(system, cpu, (uint64_t)seconds * 1000000000u, !ordinary, watch,
+                               &progress, &gaps);
   sigaction(SIGINT, &old_interrupt, NULL);
   sigaction(SIGTERM, &old_terminate, NULL);
   if (progress.shown)
@@ -232,7 +233,7 @@ static void print_interrupts(const json_t *measure)
 static void format_title(const json_t *measure, char *text, size_t size)
 {
   snprintf(text, size, "CPU %" PRId64 ", %.1f s, %s", busctl_json_integer(measure, "cpu"),
-           (double)busctl_json_integer(measure, "elapsed_ns") / 1e9,
+           (double)busctl_json_integer(measure, "measured_ns") / 1e9,
            json_is_true(json_object_get(measure, "real_time")) ? "SCHED_FIFO 1"
                                                                : "ordinary scheduling");
 }

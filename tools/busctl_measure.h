@@ -9,9 +9,9 @@
 #define BUSCTL_MEASURE_SECONDS_MAX 86400
 
 /* Measures CPU `cpu` for `seconds` (1..BUSCTL_MEASURE_SECONDS_MAX), with progress on a terminal;
- * SIGINT and SIGTERM end it early, with what was measured. Returns the description, the caller's,
- * or NULL with a message. */
-json_t *busctl_measure(const struct ops_system *system, int cpu, int64_t seconds);
+ * `ordinary` forgoes real-time priority; SIGINT and SIGTERM end it early, with what was measured.
+ * Returns the description, the caller's, or NULL with a message. */
+json_t *busctl_measure(const struct ops_system *system, int cpu, int64_t seconds, bool ordinary);
 
 /* The same as a plot and tables on stdout. */
 void busctl_measure_print(const json_t *measure);

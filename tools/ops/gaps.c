@@ -19,6 +19,8 @@
 
 #define CALIBRATION_MS 50
 #define WATCH_NS       100000000L
+#define MARGIN_US      20000
+#define PERIOD_US_MAX  10000000
 
 /* What parent and child share. */
 struct shared {
@@ -56,10 +58,24 @@ void ops_gaps_record(struct ops_gaps *gaps, uint64_t at_ns, uint64_t ns)
   keep_worst(gaps, at_ns, ns);
 }
 
+/* How long a real-time process may run in a row, and must sleep then: 0, 0 for no limit. */
+struct slices {
+  uint64_t run_ns;
+  uint64_t pause_ns;
+};
+
+static void sleep_ns(uint64_t ns)
+{
+  struct timespec pause = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+  nanosleep(&pause, NULL);
+}
+
 /* Until the time is over or somebody says so. A gap's bookkeeping is not part of the next. */
-static void spin(struct ops_gaps *gaps, const struct bus_clock *clock, uint64_t duration_ns)
+static void spin(struct ops_gaps *gaps, const struct bus_clock *clock, uint64_t duration_ns,
+                 struct slices slices)
 {
   uint64_t start_ns = bus_clock_now_ns(clock), last_ns = start_ns, now_ns = start_ns;
+  uint64_t slice_end_ns = slices.run_ns ? start_ns + slices.run_ns : UINT64_MAX;
   while (now_ns - start_ns < duration_ns && !BUS_LOAD_RELAXED(&gaps->stop)) {
     now_ns = bus_clock_now_ns(clock);
     uint64_t ns = now_ns - last_ns;
@@ -68,19 +84,34 @@ static void spin(struct ops_gaps *gaps, const struct bus_clock *clock, uint64_t 
     if (BUS_UNLIKELY(ns >= OPS_GAPS_THRESHOLD_NS))
       last_ns = bus_clock_now_ns(clock);
     BUS_STORE_RELAXED(&gaps->elapsed_ns, now_ns - start_ns);
+    if (BUS_UNLIKELY(now_ns >= slice_end_ns && now_ns - start_ns < duration_ns)) {
+      sleep_ns(slices.pause_ns);
+      last_ns = bus_clock_now_ns(clock);
+      gaps->paused_ns += last_ns - now_ns;
+      slice_end_ns = last_ns + slices.run_ns;
+    }
   }
 }
 
 /* A real-time process that never sleeps keeps everything else off its CPU: the kernel's throttling
- * must leave the others a share, or the CPU be isolated. */
-static bool may_go_real_time(const struct ops_system *system, int cpu)
+ * must leave the others a share, which we keep to before it makes us, or the CPU be isolated. */
+static bool may_go_real_time(const struct ops_system *system, int cpu, struct slices *slices)
 {
   char path[OPS_PATH_BYTES];
-  int64_t runtime_us;
+  int64_t runtime_us, period_us;
   struct ops_doctor_group group;
+  *slices = (struct slices){0};
   if (ops_path_join(path, system->proc_root, "sys/kernel/sched_rt_runtime_us") == BUS_OK &&
-      ops_file_read_integer(path, &runtime_us) == BUS_OK && runtime_us >= 0)
+      ops_file_read_integer(path, &runtime_us) == BUS_OK && runtime_us >= 0) {
+    if (ops_path_join(path, system->proc_root, "sys/kernel/sched_rt_period_us") != BUS_OK ||
+        ops_file_read_integer(path, &period_us) != BUS_OK || period_us < runtime_us ||
+        period_us > PERIOD_US_MAX || runtime_us <= 2 * MARGIN_US)
+      return false;
+    if (runtime_us < period_us)
+      *slices = (struct slices){(uint64_t)(runtime_us - MARGIN_US) * 1000,
+                                (uint64_t)(period_us - runtime_us + MARGIN_US) * 1000};
     return true;
+  }
   ops_doctor_find_group(system, cpu, &group);
   return group.isolated;
 }
@@ -106,8 +137,8 @@ static int join(const struct ops_system *system, int cpu, struct ops_gaps *gaps)
   return bus_pin_thread(cpu);
 }
 
-static int prepare(const struct ops_system *system, int cpu, struct ops_gaps *gaps,
-                   struct bus_clock *clock)
+static int prepare(const struct ops_system *system, int cpu, bool real_time, struct ops_gaps *gaps,
+                   struct bus_clock *clock, struct slices *slices)
 {
   struct sched_param parameters = {.sched_priority = 1};
   int error = bus_pin_thread(cpu);
@@ -117,28 +148,31 @@ static int prepare(const struct ops_system *system, int cpu, struct ops_gaps *ga
     error = bus_clock_init(clock, CALIBRATION_MS);
   if (error)
     return error;
-  gaps->real_time =
-      may_go_real_time(system, cpu) && sched_setscheduler(0, SCHED_FIFO, &parameters) == 0;
+  gaps->real_time = real_time && may_go_real_time(system, cpu, slices) &&
+                    sched_setscheduler(0, SCHED_FIFO, &parameters) == 0;
+  if (!gaps->real_time)
+    *slices = (struct slices){0};
   return BUS_OK;
 }
 
 static _Noreturn void run_child(const struct ops_system *system, int cpu, uint64_t duration_ns,
-                                pid_t parent, struct shared *shared)
+                                bool real_time, pid_t parent, struct shared *shared)
 {
   struct bus_clock clock;
+  struct slices slices = {0};
   struct rusage before, after;
   signal(SIGINT, SIG_IGN); /* the parent asks us to stop */
   signal(SIGTERM, SIG_DFL);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent)
     _exit(1);
-  shared->error = prepare(system, cpu, &shared->gaps, &clock);
+  shared->error = prepare(system, cpu, real_time, &shared->gaps, &clock, &slices);
   if (shared->error) {
     snprintf(shared->message, sizeof shared->message, "%s", bus_error_message());
     _exit(1);
   }
   getrusage(RUSAGE_SELF, &before);
-  spin(&shared->gaps, &clock, duration_ns);
+  spin(&shared->gaps, &clock, duration_ns, slices);
   getrusage(RUSAGE_SELF, &after);
   shared->gaps.switches_involuntary = (uint64_t)(after.ru_nivcsw - before.ru_nivcsw);
   _exit(0);
@@ -165,7 +199,7 @@ static int wait_for(pid_t child, struct shared *shared,
   return BUS_OK;
 }
 
-int ops_gaps_measure(const struct ops_system *system, int cpu, uint64_t duration_ns,
+int ops_gaps_measure(const struct ops_system *system, int cpu, uint64_t duration_ns, bool real_time,
                      int (*watch)(const struct ops_gaps *gaps, void *context), void *context,
                      struct ops_gaps *gaps)
 {
@@ -177,7 +211,7 @@ int ops_gaps_measure(const struct ops_system *system, int cpu, uint64_t duration
   fflush(NULL);
   pid_t child = fork();
   if (child == 0)
-    run_child(system, cpu, duration_ns, parent, shared);
+    run_child(system, cpu, duration_ns, real_time, parent, shared);
   int error = child < 0 ? bus_error_set_errno("a process for the measurement")
                         : wait_for(child, shared, watch, context);
   *gaps = shared->gaps;

@@ -21,6 +21,7 @@ struct ops_gap {
 /* Written by the process that measures while others may look: each word whole. */
 struct ops_gaps {
   uint64_t elapsed_ns;
+  uint64_t paused_ns; /* of them, asleep: nothing was measured */
   uint64_t readings;
   uint64_t count; /* gaps of OPS_GAPS_THRESHOLD_NS and more; their sum and longest: */
   uint64_t stolen_ns;
@@ -39,12 +40,13 @@ struct ops_gaps {
 /* Counts one gap. */
 void ops_gaps_record(struct ops_gaps *gaps, uint64_t at_ns, uint64_t ns);
 
-/* Measures CPU `cpu` for `duration_ns` in a process of its own: pinned, with SCHED_FIFO where that
- * is allowed and cannot starve the machine. Joins the cgroup that has the CPU for itself when it
- * may not run there otherwise. `watch` (NULL: none) is called some times a second, and ends the
- * measurement by returning non-zero. *gaps: what was measured. BUS_OK or an error with a message;
- * BUS_ERROR_DENIED names the cgroup. */
-int ops_gaps_measure(const struct ops_system *system, int cpu, uint64_t duration_ns,
+/* Measures CPU `cpu` for `duration_ns` in a process of its own, pinned. With `real_time` it has
+ * SCHED_FIFO 1 where that is allowed and cannot starve the machine; it then pauses for as long as
+ * the kernel's throttling would stop it, which is no gap. Joins the cgroup that has the CPU for
+ * itself when it may not run there otherwise. `watch` (NULL: none) is called some times a second,
+ * and ends the measurement by returning non-zero. *gaps: what was measured. BUS_OK or an error with
+ * a message; BUS_ERROR_DENIED names the cgroup. */
+int ops_gaps_measure(const struct ops_system *system, int cpu, uint64_t duration_ns, bool real_time,
                      int (*watch)(const struct ops_gaps *gaps, void *context), void *context,
                      struct ops_gaps *gaps);
 
