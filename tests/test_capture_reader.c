@@ -15,16 +15,10 @@ static json_t *parse(const char *text)
 
 Test(capture_reader, refuses_descriptions_that_are_none)
 {
-  static const char *const bad[] = {"",
-                                    "1",
-                                    "[]",
-                                    "{}",
-                                    "{",
-                                    HEAD,
-                                    HEAD ",\"version\":1}",
-                                    "{\"format\":\"signal-bus capture\",\"version\":2}",
-                                    "{\"format\":\"x\",\"version\":1}",
-                                    HEAD "} x"};
+  static const char duplicate[] = HEAD ",\"version\":1}", behind[] = HEAD "} x";
+  static const char newer[] = "{\"format\":\"signal-bus capture\",\"version\":2}";
+  static const char foreign[] = "{\"format\":\"x\",\"version\":1}";
+  const char *const bad[] = {"", "1", "[]", "{}", "{", HEAD, duplicate, behind, newer, foreign};
   for (size_t i = 0; i < BUS_COUNT_OF(bad); i++)
     cr_assert_null(parse(bad[i]), "%s", bad[i]);
 }
