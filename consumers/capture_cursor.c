@@ -1,6 +1,6 @@
 #include "consumers/capture_cursor.h"
 
-#include "consumers/capture_segment.h"
+#include "consumers/capture_file.h"
 
 #include <stdlib.h>
 
@@ -64,7 +64,7 @@ static void read_ahead(struct bus_capture_cursor *cursor, const struct bus_captu
     return;
   uint64_t from = cursor->asked > cursor->number ? cursor->asked : cursor->number;
   cursor->asked = cursor->number + ahead;
-  bus_capture_segment_prefetch(segment, from, cursor->asked - from);
+  bus_capture_file_prefetch(segment, from, cursor->asked - from);
 }
 
 int bus_capture_cursor_next(struct bus_capture_cursor *cursor, struct bus_capture_view *view)

@@ -1,6 +1,6 @@
 #include "consumers/capture_reader.h"
 
-#include "consumers/capture_segment.h"
+#include "consumers/capture_file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -160,7 +160,7 @@ int bus_capture_read_block(struct bus_capture *capture, const struct bus_capture
   for (int i = 0; i < (live ? LIVE_TRIES : 1) && error == BUS_ERROR_CORRUPT; i++) {
     if (i > 0)
       nanosleep(&pause, NULL);
-    error = bus_capture_segment_load(segment, number, to);
+    error = bus_capture_file_load(segment, number, to);
     if (!error)
       error = bus_capture_block_check(to, &segment->shape, stream->id, (uint32_t)number);
   }
@@ -264,13 +264,13 @@ static int add_segment(struct bus_capture *capture, struct candidate *candidate)
   for (uint32_t i = 0; i < capture->stream_count; i++)
     if (!strcmp(capture->streams[i].name, candidate->name.stream))
       hint = &capture->streams[i].segments[capture->streams[i].segment_count - 1];
-  int error = bus_capture_segment_open(capture, candidate->name.stream, hint, &segment);
+  int error = bus_capture_file_open(capture, candidate->name.stream, hint, &segment);
   if (hint && hint->number + 1 < segment.number)
     bus_capture_damaged(capture, segment.path, BUS_CAPTURE_NO_BLOCK, 0,
                         "segments %" PRIu32 " to %" PRIu32 " before it are missing",
                         hint->number + 1, segment.number - 1);
   if (error || segment.shape.record_size == 0) {
-    bus_capture_segment_close(&segment);
+    bus_capture_file_close(&segment);
     return error;
   }
   struct bus_capture_stream *stream = get_stream(capture, candidate->name.stream, &segment.shape);
@@ -278,7 +278,7 @@ static int add_segment(struct bus_capture *capture, struct candidate *candidate)
       stream ? realloc(stream->segments, (stream->segment_count + 1) * sizeof *stream->segments)
              : NULL;
   if (!segments) {
-    bus_capture_segment_close(&segment);
+    bus_capture_file_close(&segment);
     return bus_error_set(BUS_ERROR_NO_SPACE, "%s: no memory", capture->path);
   }
   stream->segments = segments;
@@ -404,7 +404,7 @@ void bus_capture_close(struct bus_capture *capture)
   for (uint32_t i = 0; i < capture->stream_count; i++) {
     struct bus_capture_stream *stream = &capture->streams[i];
     for (size_t j = 0; j < stream->segment_count; j++)
-      bus_capture_segment_close(&stream->segments[j]);
+      bus_capture_file_close(&stream->segments[j]);
     free(stream->segments);
     json_decref(stream->meta);
   }

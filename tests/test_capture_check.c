@@ -2,7 +2,7 @@
 #include "consumers/capture_check.h"
 
 #include "tests/bus_fixture.h"
-#include "tests/capture_fixture.h"
+#include "tests/replay_fixture.h"
 
 #include <fcntl.h>
 
@@ -36,10 +36,10 @@ struct file {
 /* The segment of the signals of a small capture; the others are removed. */
 static struct file make_file(uint32_t features)
 {
-  struct capture_fixture fixture = {.directory = fixture_directory, .features = features};
+  struct replay_fixture fixture = {.directory = fixture_directory, .features = features};
   struct file file;
   struct stat status;
-  cr_assert_eq(capture_fixture_write(&fixture), BUS_OK, "%s", bus_error_message());
+  cr_assert_eq(replay_fixture_write(&fixture), BUS_OK, "%s", bus_error_message());
   unlink(fixture_path("feed.features.000000.npy"));
   unlink(fixture_path("record.gaps.000000.npy"));
   unlink(fixture_path("raw.data.000000.npy"));
@@ -66,9 +66,9 @@ static void write_byte(const struct file *file, size_t at, unsigned char byte)
 Test(capture_check, an_undamaged_capture_is_whole, .init = fixture_create, .fini = fixture_remove)
 {
   uint64_t damages;
-  struct capture_fixture fixture = {
+  struct replay_fixture fixture = {
       .directory = fixture_directory, .features = 500, .segment_bytes = 5 * 4096};
-  cr_assert_eq(capture_fixture_write(&fixture), BUS_OK);
+  cr_assert_eq(replay_fixture_write(&fixture), BUS_OK);
   struct bus_capture_checked checked = check(fixture_directory, &damages);
   cr_assert_eq(damages, 0);
   cr_assert_eq(checked.records, 1100);
@@ -138,11 +138,11 @@ Test(capture_check, finds_100000_flipped_bits_of_payload, .init = fixture_create
  */
 Test(capture_check, a_neighbour_lends_its_shape, .init = fixture_create, .fini = fixture_remove)
 {
-  struct capture_fixture fixture = {
+  struct replay_fixture fixture = {
       .directory = fixture_directory, .features = 500, .segment_bytes = 5 * 4096};
   char zeros[8192] = {1};
   uint64_t damages;
-  cr_assert_eq(capture_fixture_write(&fixture), BUS_OK);
+  cr_assert_eq(replay_fixture_write(&fixture), BUS_OK);
   uint64_t whole = check(fixture_directory, &damages).blocks;
   int file = open(fixture_path("feed.features.000001.npy"), O_RDWR | O_CLOEXEC);
   cr_assert_eq(pwrite(file, zeros, sizeof zeros, 0), (ssize_t)sizeof zeros);
@@ -154,10 +154,10 @@ Test(capture_check, a_neighbour_lends_its_shape, .init = fixture_create, .fini =
 
 Test(capture_check, a_missing_segment_is_damage, .init = fixture_create, .fini = fixture_remove)
 {
-  struct capture_fixture fixture = {
+  struct replay_fixture fixture = {
       .directory = fixture_directory, .features = 500, .segment_bytes = 5 * 4096};
   uint64_t damages;
-  cr_assert_eq(capture_fixture_write(&fixture), BUS_OK);
+  cr_assert_eq(replay_fixture_write(&fixture), BUS_OK);
   unlink(fixture_path("feed.features.000001.npy"));
   check(fixture_directory, &damages);
   cr_assert_geq(damages, 1);

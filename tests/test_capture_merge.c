@@ -1,12 +1,12 @@
 #include "consumers/capture_merge.h"
 
 #include "tests/bus_fixture.h"
-#include "tests/capture_fixture.h"
+#include "tests/replay_fixture.h"
 
-static struct bus_capture *open_capture(const struct capture_fixture *fixture)
+static struct bus_capture *open_capture(const struct replay_fixture *fixture)
 {
   struct bus_capture *capture;
-  cr_assert_eq(capture_fixture_write(fixture), BUS_OK, "%s", bus_error_message());
+  cr_assert_eq(replay_fixture_write(fixture), BUS_OK, "%s", bus_error_message());
   cr_assert_eq(bus_capture_open(fixture->directory, &capture), BUS_OK, "%s", bus_error_message());
   cr_assert_eq(bus_capture_damage_count(capture), 0, "%s",
                bus_capture_damage(capture, 0) ? bus_capture_damage(capture, 0)->what : "");
@@ -60,7 +60,7 @@ static struct seen walk(struct bus_capture *capture, const struct bus_capture_ra
 Test(capture_merge, gives_all_streams_in_one_order, .init = fixture_create, .fini = fixture_remove)
 {
   static const struct bus_capture_range all = BUS_CAPTURE_RANGE_ALL;
-  struct capture_fixture fixture = {
+  struct replay_fixture fixture = {
       .directory = fixture_directory, .features = 1000, .segment_bytes = 5 * 4096, .first = 77};
   struct bus_capture *capture = open_capture(&fixture);
   struct seen seen = walk(capture, &all);
@@ -68,15 +68,14 @@ Test(capture_merge, gives_all_streams_in_one_order, .init = fixture_create, .fin
   cr_assert_gt(bus_capture_stream(capture, 0)->segment_count, 3);
   cr_assert_eq(seen.records, 2200);
   cr_assert_eq(seen.gaps, 0);
-  cr_assert_eq(seen.first_ns, CAPTURE_FIXTURE_BEGIN_NS);
+  cr_assert_eq(seen.first_ns, REPLAY_FIXTURE_BEGIN_NS);
   bus_capture_close(capture);
 }
 
 Test(capture_merge, tells_gaps_where_they_are, .init = fixture_create, .fini = fixture_remove)
 {
   static const struct bus_capture_range all = BUS_CAPTURE_RANGE_ALL;
-  struct capture_fixture fixture = {
-      .directory = fixture_directory, .features = 1000, .gap_at = 505};
+  struct replay_fixture fixture = {.directory = fixture_directory, .features = 1000, .gap_at = 505};
   struct bus_capture *capture = open_capture(&fixture);
   struct seen seen = walk(capture, &all);
   cr_assert_eq(seen.gaps, 4);
@@ -87,13 +86,13 @@ Test(capture_merge, tells_gaps_where_they_are, .init = fixture_create, .fini = f
 /* Halves of a capture, cut anywhere in time or position, are together the whole. */
 Test(capture_merge, ranges_tile, .init = fixture_create, .fini = fixture_remove)
 {
-  struct capture_fixture fixture = {
+  struct replay_fixture fixture = {
       .directory = fixture_directory, .features = 1000, .segment_bytes = 4 * 4096};
   struct bus_capture *capture = open_capture(&fixture);
   for (uint32_t i = 0; i <= 1000; i += 37) {
     struct bus_capture_range before = BUS_CAPTURE_RANGE_ALL, behind = BUS_CAPTURE_RANGE_ALL;
     before.until_ns = behind.from_ns =
-        CAPTURE_FIXTURE_BEGIN_NS + i * CAPTURE_FIXTURE_STEP_NS + (i % 3) * 400;
+        REPLAY_FIXTURE_BEGIN_NS + i * REPLAY_FIXTURE_STEP_NS + (i % 3) * 400;
     cr_assert_eq(walk(capture, &before).records + walk(capture, &behind).records, 2200);
     struct bus_capture_range low = BUS_CAPTURE_RANGE_ALL, high = BUS_CAPTURE_RANGE_ALL;
     low.until_position = high.from_position = i;
@@ -106,7 +105,7 @@ Test(capture_merge, ranges_tile, .init = fixture_create, .fini = fixture_remove)
 Test(capture_merge, takes_the_streams_that_are_wanted, .init = fixture_create,
      .fini = fixture_remove)
 {
-  struct capture_fixture fixture = {.directory = fixture_directory, .features = 100};
+  struct replay_fixture fixture = {.directory = fixture_directory, .features = 100};
   struct bus_capture *capture = open_capture(&fixture);
   bool streams[4] = {false};
   struct bus_capture_range range = BUS_CAPTURE_RANGE_ALL;
@@ -124,7 +123,7 @@ static void append(struct replay_output *output, int stream, uint32_t begin, uin
 {
   for (uint32_t i = begin; i < end; i++) {
     struct bus_feature feature;
-    capture_fixture_feature(i, first + i - begin, &feature);
+    replay_fixture_feature(i, first + i - begin, &feature);
     cr_assert_eq(replay_output_record(output, stream, &feature, 0), BUS_OK);
   }
 }

@@ -1,7 +1,7 @@
 #include "consumers/capture_reader.h"
 
 #include "tests/bus_fixture.h"
-#include "tests/capture_fixture.h"
+#include "tests/replay_fixture.h"
 
 static json_t *parse(const char *text)
 {
@@ -57,13 +57,13 @@ Test(capture_reader, symbols_have_exponents_in_range)
 Test(capture_reader, opens_directories_and_single_files, .init = fixture_create,
      .fini = fixture_remove)
 {
-  struct capture_fixture fixture = {.directory = fixture_directory, .features = 100, .gap_at = 30};
+  struct replay_fixture fixture = {.directory = fixture_directory, .features = 100, .gap_at = 30};
   struct bus_capture *capture;
   uint64_t first_ns, last_ns;
   int64_t offset_ns;
   cr_assert_eq(bus_capture_open(fixture_directory, &capture), BUS_ERROR_ABSENT);
   cr_assert_eq(bus_capture_open(fixture_path("none"), &capture), BUS_ERROR_ABSENT);
-  cr_assert_eq(capture_fixture_write(&fixture), BUS_OK);
+  cr_assert_eq(replay_fixture_write(&fixture), BUS_OK);
   cr_assert_eq(bus_capture_open(fixture_directory, &capture), BUS_OK);
   const struct bus_capture_stream *stream = bus_capture_stream(capture, 0);
   cr_assert_str_eq(stream->name, "feed.features");
@@ -72,7 +72,7 @@ Test(capture_reader, opens_directories_and_single_files, .init = fixture_create,
   cr_assert_eq(stream->lost, 10);
   cr_assert_eq(stream->instance, 18000000000000000001u);
   bus_capture_times(capture, &first_ns, &last_ns, &offset_ns);
-  cr_assert_eq(first_ns, CAPTURE_FIXTURE_BEGIN_NS);
+  cr_assert_eq(first_ns, REPLAY_FIXTURE_BEGIN_NS);
   cr_assert_eq(offset_ns, 1700000000000000000);
   cr_assert_null(bus_capture_stream(capture, 4));
   cr_assert_eq(bus_capture_find_stream(capture, "infer"), 1);

@@ -1,13 +1,13 @@
 #include "tools/replay_select.h"
 
 #include "tests/bus_fixture.h"
-#include "tests/capture_fixture.h"
+#include "tests/replay_fixture.h"
 
 static struct bus_capture *open_capture(void)
 {
-  struct capture_fixture fixture = {.directory = fixture_directory, .features = 100};
+  struct replay_fixture fixture = {.directory = fixture_directory, .features = 100};
   struct bus_capture *capture;
-  cr_assert_eq(capture_fixture_write(&fixture), BUS_OK, "%s", bus_error_message());
+  cr_assert_eq(replay_fixture_write(&fixture), BUS_OK, "%s", bus_error_message());
   cr_assert_eq(bus_capture_open(fixture_directory, &capture), BUS_OK, "%s", bus_error_message());
   return capture;
 }
@@ -37,13 +37,13 @@ Test(replay_select, finds_points, .init = fixture_create, .fini = fixture_remove
   cr_assert_eq(replay_select_resolve(&select, capture, &selection), BUS_OK);
   cr_assert_eq(selection.range.from_position, 17);
   cr_assert_eq(selection.range.from_ns, 0);
-  cr_assert_eq(selection.range.until_ns, CAPTURE_FIXTURE_BEGIN_NS + 50 * CAPTURE_FIXTURE_STEP_NS);
+  cr_assert_eq(selection.range.until_ns, REPLAY_FIXTURE_BEGIN_NS + 50 * REPLAY_FIXTURE_STEP_NS);
   cr_assert_not(selection.everything);
   replay_selection_free(&selection);
   /* The fixture's bus clock began 1.7e18 ns after 1970. */
   select = (struct replay_select){.from = "2023-11-14T22:30:00.000000123Z", .until = "77"};
   cr_assert_eq(replay_select_resolve(&select, capture, &selection), BUS_OK);
-  cr_assert_eq(selection.range.from_ns, CAPTURE_FIXTURE_BEGIN_NS + 123);
+  cr_assert_eq(selection.range.from_ns, REPLAY_FIXTURE_BEGIN_NS + 123);
   cr_assert_eq(selection.range.until_ns, 77);
   replay_selection_free(&selection);
   select = (struct replay_select){.from = "seq:x"};

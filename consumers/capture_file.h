@@ -1,7 +1,7 @@
-/* capture_segment.h: one file of a capture: its header, the index of its blocks, and reading them.
+/* capture_file.h: one file of a capture: its header, the index of its blocks, and reading them.
  * Internal to the reader. */
-#ifndef SIGNALBUS_CAPTURE_SEGMENT_H
-#define SIGNALBUS_CAPTURE_SEGMENT_H
+#ifndef SIGNALBUS_CAPTURE_FILE_H
+#define SIGNALBUS_CAPTURE_FILE_H
 
 #include "consumers/capture_reader.h"
 
@@ -11,22 +11,22 @@ BUS_BEGIN_DECLARATIONS
  * the file's header is damaged the shape comes from its first block, or from `hint`, a segment of
  * the same stream (NULL: none). Returns BUS_OK, also when there is damage (it is noted; a file that
  * says nothing any more has no record_size); else a negative error with a message. */
-int bus_capture_segment_open(struct bus_capture *capture, const char *name,
-                             const struct bus_capture_segment *hint,
-                             struct bus_capture_segment *segment);
+int bus_capture_file_open(struct bus_capture *capture, const char *name,
+                          const struct bus_capture_segment *hint,
+                          struct bus_capture_segment *segment);
 
 /* Frees what it holds, the path too. */
-void bus_capture_segment_close(struct bus_capture_segment *segment);
+void bus_capture_file_close(struct bus_capture_segment *segment);
 
 /* Reads block `number` (below segment->blocks) as it is stored, uncompressed, into shape.block_size
  * bytes. BUS_OK; BUS_ERROR_CORRUPT (does not decompress, cut short) or BUS_ERROR_IO (the disk
  * cannot read it) with a message that lacks the path; BUS_ERROR_NO_SPACE. */
-int bus_capture_segment_load(struct bus_capture_segment *segment, uint64_t number, void *to);
+int bus_capture_file_load(struct bus_capture_segment *segment, uint64_t number, void *to);
 
 /* Asks the kernel to have `count` blocks from `number` on in memory soon; those that are there cost
  * little. A hint: past the end is allowed. */
-void bus_capture_segment_prefetch(const struct bus_capture_segment *segment, uint64_t number,
-                                  uint64_t count);
+void bus_capture_file_prefetch(const struct bus_capture_segment *segment, uint64_t number,
+                               uint64_t count);
 
 /* Byte offset of block `number` in the uncompressed file. */
 static inline uint64_t bus_capture_block_offset(const struct bus_capture_segment *segment,

@@ -1,15 +1,15 @@
-/* capture_fixture.h: small captures for tests, made through replay_output.h. */
-#ifndef TESTS_CAPTURE_FIXTURE_H
-#define TESTS_CAPTURE_FIXTURE_H
+/* replay_fixture.h: small captures for tests, made through replay_output.h. */
+#ifndef TESTS_REPLAY_FIXTURE_H
+#define TESTS_REPLAY_FIXTURE_H
 
 #include "tools/replay_output.h"
 
 #include <string.h>
 
-#define CAPTURE_FIXTURE_BEGIN_NS ((uint64_t)1000000000000)
-#define CAPTURE_FIXTURE_STEP_NS  ((uint64_t)1000000)
+#define REPLAY_FIXTURE_BEGIN_NS ((uint64_t)1000000000000)
+#define REPLAY_FIXTURE_STEP_NS  ((uint64_t)1000000)
 
-struct capture_fixture {
+struct replay_fixture {
   const char *directory;
   uint32_t features;      /* of feed.features; each has a signal of infer.signals, and each 10th
                              a note of record.gaps and 64 bytes of raw.data */
@@ -22,9 +22,9 @@ struct capture_fixture {
 };
 
 /* BUS_OK, or a negative error with a message. */
-int capture_fixture_write(const struct capture_fixture *fixture);
+int replay_fixture_write(const struct replay_fixture *fixture);
 
 /* Feature `index` of a fixture, as it is written, with the stamp for `position`. */
-void capture_fixture_feature(uint32_t index, uint64_t position, struct bus_feature *feature);
+void replay_fixture_feature(uint32_t index, uint64_t position, struct bus_feature *feature);
 
 #endif

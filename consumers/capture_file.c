@@ -1,4 +1,4 @@
-#include "consumers/capture_segment.h"
+#include "consumers/capture_file.h"
 
 #include "consumers/capture_shape.h"
 
@@ -411,9 +411,9 @@ static int open_file(struct bus_capture_segment *segment)
   return BUS_OK;
 }
 
-int bus_capture_segment_open(struct bus_capture *capture, const char *name,
-                             const struct bus_capture_segment *hint,
-                             struct bus_capture_segment *segment)
+int bus_capture_file_open(struct bus_capture *capture, const char *name,
+                          const struct bus_capture_segment *hint,
+                          struct bus_capture_segment *segment)
 {
   unsigned char header[BUS_CAPTURE_FILE_HEADER_BYTES];
   struct frames frames = {.segment = segment};
@@ -443,7 +443,7 @@ int bus_capture_segment_open(struct bus_capture *capture, const char *name,
   return error;
 }
 
-void bus_capture_segment_close(struct bus_capture_segment *segment)
+void bus_capture_file_close(struct bus_capture_segment *segment)
 {
   if (segment->file >= 0)
     close(segment->file);
@@ -480,8 +480,8 @@ static int load_frame(struct bus_capture_segment *segment, uint64_t number, void
   return error;
 }
 
-void bus_capture_segment_prefetch(const struct bus_capture_segment *segment, uint64_t number,
-                                  uint64_t count)
+void bus_capture_file_prefetch(const struct bus_capture_segment *segment, uint64_t number,
+                               uint64_t count)
 {
   if (number >= segment->blocks)
     return;
@@ -493,7 +493,7 @@ void bus_capture_segment_prefetch(const struct bus_capture_segment *segment, uin
     posix_fadvise(segment->file, (off_t)from, (off_t)(to - from), POSIX_FADV_WILLNEED);
 }
 
-int bus_capture_segment_load(struct bus_capture_segment *segment, uint64_t number, void *to)
+int bus_capture_file_load(struct bus_capture_segment *segment, uint64_t number, void *to)
 {
   if (segment->compressed)
     return load_frame(segment, number, to);

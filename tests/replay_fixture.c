@@ -1,9 +1,9 @@
-#include "tests/capture_fixture.h"
+#include "tests/replay_fixture.h"
 
 #include <stdio.h>
 
 struct writer {
-  const struct capture_fixture *fixture;
+  const struct replay_fixture *fixture;
   struct replay_output *output;
   int features;
   int signals;
@@ -11,10 +11,10 @@ struct writer {
   int raw;
 };
 
-void capture_fixture_feature(uint32_t index, uint64_t position, struct bus_feature *feature)
+void replay_fixture_feature(uint32_t index, uint64_t position, struct bus_feature *feature)
 {
   memset(feature, 0, sizeof *feature);
-  feature->timestamp_ns = CAPTURE_FIXTURE_BEGIN_NS + index * CAPTURE_FIXTURE_STEP_NS;
+  feature->timestamp_ns = REPLAY_FIXTURE_BEGIN_NS + index * REPLAY_FIXTURE_STEP_NS;
   feature->bid_price = 6000000 + index;
   feature->ask_price = 6000010 + index;
   feature->bid_size = 1500 + index;
@@ -58,7 +58,7 @@ static int describe(struct writer *writer, const char *member, const char *ring,
 
 static int write_others(struct writer *writer, uint32_t index, const struct bus_feature *feature)
 {
-  const struct capture_fixture *fixture = writer->fixture;
+  const struct replay_fixture *fixture = writer->fixture;
   uint64_t position = index / 10;
   struct bus_gap gap = {.time_ns = feature->timestamp_ns + 500,
                         .first = feature->stamp,
@@ -92,13 +92,13 @@ static int write_others(struct writer *writer, uint32_t index, const struct bus_
 
 static int write_records(struct writer *writer)
 {
-  const struct capture_fixture *fixture = writer->fixture;
+  const struct replay_fixture *fixture = writer->fixture;
   int error = BUS_OK;
   for (uint32_t i = 0; i < fixture->features && !error; i++) {
     struct bus_feature feature;
     if (fixture->gap_at && i >= fixture->gap_at && i < fixture->gap_at + 10)
       continue;
-    capture_fixture_feature(i, fixture->first + i, &feature);
+    replay_fixture_feature(i, fixture->first + i, &feature);
     error = replay_output_record(writer->output, writer->features, &feature, 0);
     if (!error)
       error = write_others(writer, i, &feature);
@@ -106,7 +106,7 @@ static int write_records(struct writer *writer)
   return error;
 }
 
-int capture_fixture_write(const struct capture_fixture *fixture)
+int replay_fixture_write(const struct replay_fixture *fixture)
 {
   struct writer writer = {.fixture = fixture};
   int error = replay_output_open(fixture->directory,
