@@ -215,11 +215,13 @@ int replay_bus_open(const struct replay_bus_config *config, const struct replay_
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   bus->stations = calloc(count, sizeof *bus->stations);
   bus->channels = calloc(count, sizeof *bus->channels);
-  int error = BUS_OK;
-  if (!bus->stations || !bus->channels)
-    error = bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  if (!error)
-    error = open_all(bus, config, channels, count);
+  if (!bus->stations || !bus->channels) {
+    free(bus->stations);
+    free(bus->channels);
+    free(bus);
+    return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
+  }
+  int error = open_all(bus, config, channels, count);
   if (error) {
     replay_bus_close(bus, BUS_STATE_FAIL);
     return error;

@@ -51,7 +51,7 @@ enum replay_consumer {
  * processes left under these names are replaced. Errors as bus_member_new: BUS_ERROR_BUSY names the
  * live process that has a name. All of this by one thread. */
 int replay_bus_open(const struct replay_bus_config *config, const struct replay_channel *channels,
-                    uint32_t count, struct replay_bus **bus);
+                    uint32_t count, struct replay_bus **result);
 
 /* Adds a row to the symbol table that belongs to `channel`: of a features ring its member's, of a
  * signals ring the one of that input. Rows already there stay, and a channel without such a table

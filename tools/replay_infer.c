@@ -207,7 +207,7 @@ static void compare(struct proof *proof, uint32_t index, const float score[3])
 
 static int compare_batch(struct proof *proof)
 {
-  struct bus_engine_result scores;
+  struct bus_engine_result scores = {0};
   if (proof->count == 0)
     return BUS_OK;
   int status =
@@ -216,7 +216,7 @@ static int compare_batch(struct proof *proof)
     ;
   if (status < 0)
     return bus_error_set(status, "the engine failed");
-  for (uint32_t i = 0; i < proof->count; i++)
+  for (uint32_t i = 0; i < proof->count && scores.scores; i++)
     compare(proof, i, scores.scores[i]);
   proof->count = 0;
   return BUS_OK;
@@ -293,7 +293,9 @@ static int prove(struct bus_capture *capture, struct bus_engine *engine,
 {
   bool any = false;
   struct proof *proof = malloc(sizeof *proof);
-  int error = proof ? BUS_OK : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
+  if (!proof)
+    return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
+  int error = BUS_OK;
   for (uint32_t i = 0; i < bus_capture_stream_count(capture) && !error; i++) {
     const struct bus_capture_stream *stream = bus_capture_stream(capture, i);
     if (stream->record_type != BUS_RECORD_SIGNAL || stream->record_size != SIGNAL_BYTES ||
@@ -313,7 +315,7 @@ static int prove(struct bus_capture *capture, struct bus_engine *engine,
   return error;
 }
 
-int replay_infer_check(struct bus_capture *capture, const char *model_path, const char *kind,
+int replay_infer_check(struct bus_capture *capture, const char *model_path, const char *engine_kind,
                        const struct bus_capture_watcher *watcher,
                        struct replay_infer_result *result)
 {
@@ -328,7 +330,7 @@ int replay_infer_check(struct bus_capture *capture, const char *model_path, cons
     error = bus_error_set(BUS_ERROR_UNSUPPORTED, "%s: reads %u inputs, a feature record has %d",
                           model_path, model->inputs, BUS_FEATURE_INPUTS);
   if (!error)
-    error = bus_engine_open(kind, model, &config, &engine);
+    error = bus_engine_open(engine_kind, model, &config, &engine);
   if (!error) {
     result->model = engine->model_id;
     snprintf(result->engine, sizeof result->engine, "%s", engine->describe);

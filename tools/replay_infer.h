@@ -39,7 +39,7 @@ struct replay_infer_result {
  * their features were not recorded), BUS_ERROR_INVALID (signals of another model: both ids are
  * named), BUS_ERROR_UNSUPPORTED (the model reads other inputs), BUS_ERROR_IO. Damaged blocks are in
  * the capture's damages; what they held counts as not there. */
-int replay_infer_check(struct bus_capture *capture, const char *model_path, const char *engine,
+int replay_infer_check(struct bus_capture *capture, const char *model_path, const char *engine_kind,
                        const struct bus_capture_watcher *watcher,
                        struct replay_infer_result *result);
 

@@ -290,60 +290,68 @@ static int choose_streams(struct arguments *arguments, const struct bus_capture 
   return BUS_OK;
 }
 
-static int play(struct arguments *arguments)
+static int judge(const struct replay_player_result *result, int error)
 {
-  struct replay_player_config *config = &arguments->config;
-  struct replay_player_result *result = calloc(1, sizeof *result);
-  struct replay_player *player;
-  int error = result ? replay_player_new(config, &player)
-                     : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  int status = REPLAY_OK;
-  if (error) {
-    free(result);
-    return replay_fail("play");
-  }
-  error = replay_player_run(player);
-  replay_player_result(player, result);
-  if (error)
-    status = replay_fail("play");
-  if (result->lost_consumer) {
-    replay_fail("play");
-    status = replay_worse(status, REPLAY_LOST);
-  }
+  int status = error || result->lost_consumer ? replay_fail("play") : REPLAY_OK;
+  if (!error && result->lost_consumer)
+    status = REPLAY_LOST;
   if (result->gaps)
     status = replay_worse(status, REPLAY_GAPS);
   if (result->damages)
     status = replay_worse(status, REPLAY_CORRUPT);
-  if (arguments->as_json)
-    status = replay_worse(status, print_json(result, config->pace));
+  return status;
+}
+
+static int play(const struct replay_player_config *config, bool as_json)
+{
+  static struct replay_player_result result; /* holds a histogram */
+  struct replay_player *player;
+  if (replay_player_new(config, &player) != BUS_OK)
+    return replay_fail("play");
+  int error = replay_player_run(player);
+  replay_player_result(player, &result);
+  int status = judge(&result, error);
+  if (as_json)
+    status = replay_worse(status, print_json(&result, config->pace));
   else
-    print_result(result, config->pace);
+    print_result(&result, config->pace);
   replay_player_delete(player);
-  free(result);
+  return status;
+}
+
+static int choose_and_play(struct arguments *arguments, struct bus_capture *capture,
+                           const char **members)
+{
+  struct replay_player_config config = arguments->config;
+  struct replay_selection selection;
+  char source[512];
+  if (replay_select_resolve(&arguments->select, capture, &selection) != BUS_OK)
+    return replay_fail("play");
+  int status = REPLAY_OK;
+  if (choose_streams(arguments, capture, &selection, members) != BUS_OK)
+    status = replay_fail("play");
+  snprintf(source, sizeof source, "replay of %s", arguments->path);
+  config.capture = capture;
+  config.range = selection.range;
+  config.members = members;
+  config.bus.source = source;
+  if (status == REPLAY_OK)
+    status = play(&config, arguments->as_json);
+  replay_selection_free(&selection);
   return status;
 }
 
 static int open_and_play(struct arguments *arguments)
 {
-  struct replay_selection selection;
   struct bus_capture *capture;
-  char source[512];
   int status = replay_open("play", arguments->path, &capture);
   if (status)
     return status;
   const char **members = calloc(bus_capture_stream_count(capture) + 1, sizeof *members);
-  int error = members ? replay_select_resolve(&arguments->select, capture, &selection)
-                      : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  if (!error) {
-    error = choose_streams(arguments, capture, &selection, members);
-    snprintf(source, sizeof source, "replay of %s", arguments->path);
-    arguments->config.capture = capture;
-    arguments->config.range = selection.range;
-    arguments->config.members = members;
-    arguments->config.bus.source = source;
-    status = error ? replay_fail("play") : play(arguments);
-    replay_selection_free(&selection);
+  if (members) {
+    status = choose_and_play(arguments, capture, members);
   } else {
+    bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
     status = replay_fail("play");
   }
   free(members);

@@ -3,9 +3,9 @@
 #include "shm/board.h"
 #include "tools/replay_pacer.h"
 #include "tools/replay_retained.h"
+#include "tools/replay_steps.h"
 
 #include <inttypes.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -15,8 +15,8 @@
 #define GAPS_SHOWN        20u
 #define WAIT_SHOWN_NS     1000000000u /* a consumer that is away as long is named */
 #define PROGRESS_EVERY_NS 200000000u
+#define STEP_WAIT_MS      5
 #define NO_CHANNEL        UINT32_MAX
-#define STEP_LINE_BYTES   256u
 
 struct replay_player {
   struct replay_player_config config;
@@ -36,9 +36,7 @@ struct replay_player {
   uint32_t waiting_for;   /* channel whose consumer is waited for, or NO_CHANNEL */
   uint64_t away_since_ns; /* that consumer is not alive; 0: it is */
   bool away_shown;
-  uint64_t credit; /* step: records that may go */
-  char line[STEP_LINE_BYTES];
-  size_t line_length;
+  struct replay_steps steps;
   uint64_t begin_ns;
   uint64_t first_time_ns; /* of the records to play, for the progress */
   uint64_t last_time_ns;
@@ -267,44 +265,6 @@ static void print_step(const struct replay_player *player)
   fflush(stdout);
 }
 
-/* Takes a line of the operator's; false when it says to end. */
-static bool take_line(struct replay_player *player)
-{
-  int64_t records = 1;
-  player->line[player->line_length] = '\0';
-  player->line_length = 0;
-  if (!strcmp(player->line, "q"))
-    return false;
-  if (player->line[0] &&
-      bus_parse_integer(player->line, 1, INT64_MAX, "records", &records) != BUS_OK) {
-    fprintf(stderr, "bus-replay: %s; use Enter, a number of records, or q\n", bus_error_message());
-    return true;
-  }
-  player->credit += (uint64_t)records;
-  return true;
-}
-
-/* Waits for lines on standard input, until housekeeping at most. 1, or 0 when no more come. */
-static int read_steps(struct replay_player *player)
-{
-  struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
-  if (poll(&input, 1, 5) <= 0)
-    return 1;
-  char byte;
-  ssize_t got;
-  while (player->credit == 0 && (got = read(STDIN_FILENO, &byte, 1)) != 0) {
-    if (got < 0)
-      return 1;
-    if (byte == '\n' && !take_line(player))
-      return 0;
-    if (byte != '\n' && player->line_length < sizeof player->line - 1)
-      player->line[player->line_length++] = byte;
-    if (byte == '\n' && player->credit == 0 && poll(&input, 1, 0) <= 0)
-      return 1;
-  }
-  return player->credit > 0;
-}
-
 /* ---- the loop ---- */
 
 /* A channel whose reliable consumer has not taken everything, or NO_CHANNEL. */
@@ -325,13 +285,13 @@ static int may_go(struct replay_player *player, struct bus_loop *loop)
     player->due_ns = replay_pacer_due_ns(&player->pacer, player->event.time_ns);
     return replay_pacer_wait(&player->pacer, player->due_ns, loop->next_housekeeping_ns);
   case REPLAY_PACE_STEP:
-    if (player->credit == 0 && !read_steps(player)) {
+    if (!replay_steps_wait(&player->steps, STEP_WAIT_MS)) {
       player->result.interrupted = true;
       return BUS_ERROR_AGAIN;
     }
-    if (player->credit == 0)
+    if (player->steps.credit == 0)
       return 0;
-    player->credit--;
+    player->steps.credit--;
     print_step(player);
     return 1;
   case REPLAY_PACE_LOCKSTEP:
@@ -513,25 +473,34 @@ static int describe_channel(struct replay_player *player, uint32_t index,
   return find_first(config, index, &channel->first);
 }
 
+static int open_bus(struct replay_player *player, struct replay_channel *channels)
+{
+  const uint32_t count = bus_capture_stream_count(player->config.capture);
+  for (uint32_t i = 0; i < count; i++) {
+    player->channels[i] = NO_CHANNEL;
+    if (!player->config.range.streams[i])
+      continue;
+    player->channels[i] = player->channel_count;
+    int error = describe_channel(player, i, &channels[player->channel_count++]);
+    if (error)
+      return error;
+  }
+  if (player->channel_count == 0)
+    return bus_error_set(BUS_ERROR_ABSENT, "%s: no stream of it is wanted",
+                         bus_capture_path(player->config.capture));
+  return replay_bus_open(&player->config.bus, channels, player->channel_count, &player->bus);
+}
+
 static int make_bus(struct replay_player *player)
 {
   const uint32_t count = bus_capture_stream_count(player->config.capture);
   struct replay_channel *channels = calloc(count + 1, sizeof *channels);
   player->channels = calloc(count + 1, sizeof *player->channels);
-  int error =
-      channels && player->channels ? BUS_OK : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  for (uint32_t i = 0; i < count && !error; i++) {
-    player->channels[i] = NO_CHANNEL;
-    if (!player->config.range.streams[i])
-      continue;
-    player->channels[i] = player->channel_count;
-    error = describe_channel(player, i, &channels[player->channel_count++]);
+  if (!channels || !player->channels) {
+    free(channels);
+    return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   }
-  if (!error && player->channel_count == 0)
-    error = bus_error_set(BUS_ERROR_ABSENT, "%s: no stream of it is wanted",
-                          bus_capture_path(player->config.capture));
-  if (!error)
-    error = replay_bus_open(&player->config.bus, channels, player->channel_count, &player->bus);
+  int error = open_bus(player, channels);
   free(channels);
   return error;
 }
@@ -611,6 +580,7 @@ int replay_player_new(const struct replay_player_config *config, struct replay_p
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   player->config = *config;
   player->waiting_for = NO_CHANNEL;
+  player->steps.file = STDIN_FILENO;
   int error = set_up(player);
   if (error) {
     replay_player_delete(player);

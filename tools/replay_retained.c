@@ -87,8 +87,9 @@ int64_t replay_retained_show(struct bus_capture *capture, uint32_t stream,
   search.wanted = count_symbols(capture, search.stream);
   search.seen = calloc(REPLAY_INPUTS_MAX, sizeof *search.seen);
   search.block = aligned_alloc(4096, BUS_CAPTURE_BLOCK_BYTES_MAX);
-  int error =
-      search.seen && search.block ? BUS_OK : bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
+  int error = search.seen && search.block ? BUS_OK : BUS_ERROR_NO_SPACE;
+  if (error)
+    bus_error_set(error, "out of memory");
   for (size_t i = search.stream->segment_count; i-- > 0 && !error;)
     error = search_segment(&search, &search.stream->segments[i]);
   free(search.block);

@@ -228,13 +228,15 @@ static void write_linear_axes(FILE *file, const char *y_title, double seconds, d
   const double y_step = round_to_step(top / GRID_LINES, true);
   const double x_step = round_to_step(seconds / GRID_LINES, true);
   char label[32];
-  for (double value = 0; value <= top * 1.0001; value += y_step) {
+  for (int i = 0; i <= (int)(top / y_step + 0.001); i++) {
+    double value = i * y_step;
     double y = HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM);
     snprintf(label, sizeof label, "%g", value);
     write_line(file, LEFT, y, WIDTH - RIGHT, y);
     write_text(file, LEFT - 8, y + 4, "end", 12, label);
   }
-  for (double value = 0; value <= seconds * 1.0001; value += x_step) {
+  for (int i = 0; i <= (int)(seconds / x_step + 0.001); i++) {
+    double value = i * x_step;
     double x = LEFT + value / seconds * (WIDTH - LEFT - RIGHT);
     snprintf(label, sizeof label, "%g s", value);
     write_line(file, x, TOP, x, HEIGHT - BOTTOM);
