@@ -110,7 +110,7 @@ static bool must_wait(const struct bus_infer *infer, uint32_t count, uint64_t no
   if (infer->config.batch_wait_ns == 0 || count == infer->config.batch_max)
     return false;
   int64_t age_ns = (int64_t)(now_ns - infer->ticks[0].timestamp_ns);
-  return age_ns < (int64_t)infer->config.batch_wait_ns;
+  return age_ns >= 0 && age_ns < (int64_t)infer->config.batch_wait_ns; /* replays may be ahead */
 }
 
 /* Commits one signal and shows it on its board. */

@@ -418,6 +418,17 @@ def test_ctrl_c_leaves_in_order():
         stop(infer)
 
 
+def test_timestamps_ahead_of_this_machine_keep_no_batch_waiting():
+    """Features of a machine that has run for longer: in lockstep the batch would never fill."""
+    have = material()
+    with open(have.features, "rb") as file:
+        assert struct.unpack("<Q", file.read(8))[0] > time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    short = have.part("ahead", 0, 50)
+    signals, status = chain(short, "--lockstep", infer_arguments=("--batch-wait-us", 1000))
+    assert status == 0
+    equal_signals(signals, have.reference[:50])
+
+
 def test_a_replay_of_a_replay_is_the_same():
     have = material()
     again = []
