@@ -62,9 +62,21 @@ uint64_t bus_layout_object_bytes(const struct bus_entry *entry)
                                         : 0;
   case BUS_OBJECT_TEXT:
     return depth >= 1 && depth <= 65536 ? depth : 0;
+  case BUS_OBJECT_STAGING:
+    return entry->record_size >= BUS_STAGING_ALIGNMENT && entry->record_size <= 16u << 20 &&
+                   entry->record_size % BUS_STAGING_ALIGNMENT == 0 && depth >= 4 && depth <= 1024
+               ? BUS_STAGING_HEADER_BYTES + depth * entry->record_size
+               : 0;
   default:
     return 0;
   }
+}
+
+uint64_t bus_layout_object_alignment(uint32_t type)
+{
+  return type == BUS_OBJECT_COUNTER   ? sizeof(uint64_t)
+         : type == BUS_OBJECT_STAGING ? BUS_STAGING_ALIGNMENT
+                                      : BUS_CACHE_LINE_BYTES;
 }
 
 static bool is_terminated(const char *text, size_t size)
@@ -122,8 +134,8 @@ static int check_entry(const struct bus_entry *entry, uint64_t file_size)
   uint64_t bytes = bus_layout_object_bytes(entry);
   if (bytes == 0 || bytes != entry->size)
     return bus_error_set(BUS_ERROR_CORRUPT, "object '%s' has impossible dimensions", entry->name);
-  uint64_t alignment = entry->type == BUS_OBJECT_COUNTER ? sizeof(uint64_t) : BUS_CACHE_LINE_BYTES;
-  if (entry->offset % alignment || entry->offset > file_size || bytes > file_size - entry->offset)
+  if (entry->offset % bus_layout_object_alignment(entry->type) || entry->offset > file_size ||
+      bytes > file_size - entry->offset)
     return bus_error_set(BUS_ERROR_CORRUPT, "object '%s' lies outside the file", entry->name);
   return BUS_OK;
 }
@@ -168,8 +180,8 @@ const char *bus_backing_name(uint32_t backing)
 
 const char *bus_object_type_name(uint32_t type)
 {
-  static const char *const names[] = {NULL,        "ring",  "position", "counter",
-                                      "histogram", "board", "symbols",  "text"};
+  static const char *const names[] = {NULL,    "ring",    "position", "counter", "histogram",
+                                      "board", "symbols", "text",     "staging"};
   return name_of(type, names, BUS_COUNT_OF(names));
 }
 

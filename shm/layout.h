@@ -15,7 +15,7 @@
 BUS_BEGIN_DECLARATIONS
 
 #define BUS_MAGIC             0x3130535542474953ull /* "SIGBUS01" in a hex dump */
-#define BUS_ABI_VERSION       1u
+#define BUS_ABI_VERSION       2u
 #define BUS_HEADER_BYTES      512u
 #define BUS_ENTRY_BYTES       128u
 #define BUS_ENTRIES_MAX       512u
@@ -23,6 +23,9 @@ BUS_BEGIN_DECLARATIONS
 #define BUS_RING_DEPTH_MAX    ((uint64_t)1 << 30)
 #define BUS_RING_HEADER_BYTES 256u
 #define BUS_RECORD_BYTES_MAX  (1u << 20)
+/* Staging: its owner's notes, then the blocks; both start on whole pages, for O_DIRECT. */
+#define BUS_STAGING_HEADER_BYTES ((uint64_t)128 << 10)
+#define BUS_STAGING_ALIGNMENT    ((uint64_t)4096)
 
 enum bus_member_state {
   BUS_STATE_BOOT = 1, /* being set up or resumed */
@@ -45,7 +48,8 @@ enum bus_object_type {
   BUS_OBJECT_HISTOGRAM = 4, /* see histogram.h */
   BUS_OBJECT_BOARD = 5,     /* latest record for each symbol, see board.h */
   BUS_OBJECT_SYMBOLS = 6,   /* struct bus_symbol table, see symbols.h */
-  BUS_OBJECT_TEXT = 7       /* NUL-terminated UTF-8, for people */
+  BUS_OBJECT_TEXT = 7,      /* NUL-terminated UTF-8, for people */
+  BUS_OBJECT_STAGING = 8    /* a recorder's blocks on their way to disk; its own business */
 };
 
 /* What a producer does when its reliable consumer is `depth` records behind. */
@@ -199,8 +203,12 @@ BUS_STATIC_ASSERT(sizeof(struct bus_ring_header) == BUS_RING_HEADER_BYTES, "slot
 /* Bytes that an object of this type, record_size and depth takes, 0 when the parameters are out of
  * range: ring record_size 64..1 MiB, a multiple of 64; boards hold signals of 64; ring depth a
  * power of two, 4..2^30, and a policy of the enum; board depth 1..65536; symbols 1..65535; text
- * depth (bytes) 1..65536; position, counter and histogram depth 1. Pure. */
+ * depth (bytes) 1..65536; staging record_size 4 KiB..16 MiB, a multiple of 4 KiB, and depth
+ * 4..1024; position, counter and histogram depth 1. Pure. */
 BUS_EXPORT uint64_t bus_layout_object_bytes(const struct bus_entry *entry);
+
+/* What the offset of an object of this type is a multiple of, bytes. Pure. */
+BUS_EXPORT uint64_t bus_layout_object_alignment(uint32_t type);
 
 /* FNV-1a (64 bit; constants by Fowler, Noll and Vo) over abi_version, file_size, name, kind,
  * identity and the `header->entry_count` entries. It finds damage, not forgery. Pure. */

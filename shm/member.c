@@ -102,7 +102,8 @@ static uint64_t plan_layout(const struct bus_member_config *config,
     uint64_t alignment =
         entries[i].type == BUS_OBJECT_COUNTER && i > 0 && entries[i - 1].type == BUS_OBJECT_COUNTER
             ? sizeof(uint64_t)
-            : BUS_FALSE_SHARING_BYTES;
+        : entries[i].type == BUS_OBJECT_STAGING ? BUS_STAGING_ALIGNMENT
+                                                : BUS_FALSE_SHARING_BYTES;
     entries[i].offset = BUS_ALIGN_UP(end, alignment);
     end = entries[i].offset + entries[i].size;
   }

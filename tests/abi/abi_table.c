@@ -84,7 +84,8 @@ ENUM(bus_backing, BACKINGS)
   X(BUS_OBJECT_HISTOGRAM, "log-linear histogram")                                                  \
   X(BUS_OBJECT_BOARD, "latest record for each symbol")                                             \
   X(BUS_OBJECT_SYMBOLS, "symbol table")                                                            \
-  X(BUS_OBJECT_TEXT, "NUL-terminated UTF-8, for people")
+  X(BUS_OBJECT_TEXT, "NUL-terminated UTF-8, for people")                                           \
+  X(BUS_OBJECT_STAGING, "a recorder's blocks on their way to disk: its own business")
 ENUM(bus_object_type, OBJECT_TYPES)
 
 #define POLICIES(X)                                                                                \
@@ -343,6 +344,7 @@ static void print_constants(void)
   printf("| `BUS_FILE_BYTES_MAX` | %" PRIu64 " |\n", (uint64_t)BUS_FILE_BYTES_MAX);
   printf("| `BUS_RING_DEPTH_MAX` | %" PRIu64 " |\n", (uint64_t)BUS_RING_DEPTH_MAX);
   printf("| `BUS_RECORD_BYTES_MAX` | %u |\n", BUS_RECORD_BYTES_MAX);
+  printf("| `BUS_STAGING_HEADER_BYTES` | %" PRIu64 " |\n", BUS_STAGING_HEADER_BYTES);
   printf("| `BUS_FEATURE_INPUTS` | %d |\n", BUS_FEATURE_INPUTS);
   printf("| `BUS_HISTOGRAM_BUCKETS` | %u |\n<!-- /abi -->\n", BUS_HISTOGRAM_BUCKETS);
 }
@@ -362,10 +364,10 @@ static void print_sizes(void)
   static const struct {
     uint32_t type, record_size;
     uint64_t depth;
-  } cases[] = {{BUS_OBJECT_RING, 64, 4},      {BUS_OBJECT_RING, 128, 16384},
-               {BUS_OBJECT_POSITION, 0, 1},   {BUS_OBJECT_COUNTER, 0, 1},
-               {BUS_OBJECT_HISTOGRAM, 0, 1},  {BUS_OBJECT_BOARD, 64, 256},
-               {BUS_OBJECT_SYMBOLS, 0, 1024}, {BUS_OBJECT_TEXT, 0, 512}};
+  } cases[] = {
+      {BUS_OBJECT_RING, 64, 4},      {BUS_OBJECT_RING, 128, 16384}, {BUS_OBJECT_POSITION, 0, 1},
+      {BUS_OBJECT_COUNTER, 0, 1},    {BUS_OBJECT_HISTOGRAM, 0, 1},  {BUS_OBJECT_BOARD, 64, 256},
+      {BUS_OBJECT_SYMBOLS, 0, 1024}, {BUS_OBJECT_TEXT, 0, 512},     {BUS_OBJECT_STAGING, 4096, 8}};
   printf(
       "<!-- abi:object_sizes -->\n| type | record_size | depth | size |\n|---|---:|---:|---:|\n");
   for (size_t i = 0; i < BUS_COUNT_OF(cases); i++)

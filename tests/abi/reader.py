@@ -189,7 +189,8 @@ class Member:
                 or entry["peer"] and not NAME.match(entry["peer"])):
             raise Refused("corrupt", f"{self.path}: name of an entry")
         wanted = self.object_bytes(entry)
-        alignment = 8 if entry["type"] == self.document.value["BUS_OBJECT_COUNTER"] else 64
+        alignment = {self.document.value["BUS_OBJECT_COUNTER"]: 8,
+                     self.document.value["BUS_OBJECT_STAGING"]: 4096}.get(entry["type"], 64)
         if (wanted is None or entry["size"] != wanted or entry["offset"] % alignment or entry["offset"] < end
                 or entry["offset"] + entry["size"] > file_size):
             raise Refused("corrupt", f"{self.path}: object {entry['name'].decode()}")
@@ -208,6 +209,9 @@ class Member:
             return 64 + 32 * depth if 1 <= depth <= 65535 else None
         if kind == value["BUS_OBJECT_TEXT"]:
             return depth if 1 <= depth <= 65536 else None
+        if kind == value["BUS_OBJECT_STAGING"]:
+            good = size % 4096 == 0 and 4096 <= size <= 1 << 24 and 4 <= depth <= 1024
+            return constants["BUS_STAGING_HEADER_BYTES"] + depth * size if good else None
         fixed = {value["BUS_OBJECT_POSITION"]: 128, value["BUS_OBJECT_COUNTER"]: 8,
                  value["BUS_OBJECT_HISTOGRAM"]: 64 + 8 * constants["BUS_HISTOGRAM_BUCKETS"]}
         return fixed.get(kind) if depth == 1 else None
