@@ -119,18 +119,17 @@ static void add_ring(json_t *meta, const struct bus_entry *entry, uint32_t block
   json_object_set_new(meta, "depth", json_integer((json_int_t)entry->depth));
   json_object_set_new(meta, "policy", json_string(bus_policy_name(entry->policy)));
   set_text(meta, "peer", entry->peer, sizeof entry->peer);
-  json_object_set_new(
-      meta, "schema_hash",
-      json_sprintf("%016" PRIx64,
-                   bus_layout_hash_bytes(0xcbf29ce484222325ull, header, sizeof header)));
+  json_object_set_new(meta, "schema_hash",
+                      json_sprintf("%016" PRIx64, bus_layout_hash_bytes(0xcbf29ce484222325ull,
+                                                                        header, sizeof header)));
 }
 
 char *bus_meta_compose(const struct bus_neighbour *neighbour, const struct bus_entry *entry,
                        const struct bus_meta_times *times, uint32_t block_size, size_t most)
 {
   static const char *const optional[] = {"texts", "symbol_tables", "symbols", "inputs"};
-  json_t *meta = json_pack("{s:s, s:i}", "format", "signal-bus capture", "version",
-                           BUS_CAPTURE_VERSION);
+  json_t *meta =
+      json_pack("{s:s, s:i}", "format", "signal-bus capture", "version", BUS_CAPTURE_VERSION);
   if (!meta)
     return NULL;
   add_member(meta, neighbour);

@@ -429,7 +429,7 @@ int bus_writer_step(struct bus_writer *writer, uint64_t now_ns, uint64_t wait_ns
   int error = tend_streams(writer, now_ns);
   if (error)
     return error;
-  if (writer->failure && (int64_t)(now_ns - writer->retry_ns) < 0)
+  if (writer->failure && writer->retry_ns && (int64_t)(now_ns - writer->retry_ns) < 0)
     return done;
   writer->failure = BUS_OK;
   int submitted = submit_full(writer, now_ns);
