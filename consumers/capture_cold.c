@@ -137,21 +137,21 @@ static void *run(void *argument)
   return NULL;
 }
 
-int bus_cold_new(int level, const struct bus_cold_counters *counters, struct bus_cold **result)
+int bus_cold_new(int level, const struct bus_cold_counters *counters, struct bus_cold **cold)
 {
-  struct bus_cold *cold = calloc(1, sizeof *cold);
-  *result = NULL;
-  if (!cold)
+  struct bus_cold *made = calloc(1, sizeof *made);
+  *cold = NULL;
+  if (!made)
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  cold->level = level;
-  cold->counters = *counters;
-  pthread_mutex_init(&cold->lock, NULL);
-  pthread_cond_init(&cold->changed, NULL);
-  if (pthread_create(&cold->thread, NULL, run, cold) != 0) {
-    free(cold);
+  made->level = level;
+  made->counters = *counters;
+  pthread_mutex_init(&made->lock, NULL);
+  pthread_cond_init(&made->changed, NULL);
+  if (pthread_create(&made->thread, NULL, run, made) != 0) {
+    free(made);
     return bus_error_set_errno("starting the compressing thread");
   }
-  *result = cold;
+  *cold = made;
   return BUS_OK;
 }
 

@@ -367,8 +367,10 @@ static int flush_block(struct bus_writer *writer, uint32_t index, uint64_t now_n
              (size_t)count * shared_stream(writer, block->stream)->record_size);
   prepare_block(writer, index, writer->scratch, count);
   if (bus_segment_write_scratch(writer, block->stream, staging->block_size,
-                                block_offset(writer, block->number)) != BUS_OK)
-    return fail(writer, block->stream, errno) ? 0 : 0;
+                                block_offset(writer, block->number)) != BUS_OK) {
+    fail(writer, block->stream, errno);
+    return 0;
+  }
   writer->blocks[index].flushed = count;
   bus_counter_add(writer->counters.flushes, 1);
   return 1;

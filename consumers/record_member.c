@@ -285,6 +285,7 @@ static int start_writer(struct bus_recorder *recorder)
 static void count_totals(const struct bus_recorder *recorder, struct bus_record_totals *totals)
 {
   *totals = (struct bus_record_totals){.records = *counter(recorder, "records_written"),
+                                       .gaps = *recorder->counters.gaps,
                                        .bytes = *counter(recorder, "bytes_written"),
                                        .segments = *counter(recorder, "segments_closed"),
                                        .missing = *counter(recorder, "positions_missing"),
@@ -306,38 +307,38 @@ static int open_output(const struct bus_record_config *config)
              : bus_error_set_errno("%s", config->output);
 }
 
-int bus_recorder_new(const struct bus_record_config *config, struct bus_recorder **result)
+int bus_recorder_new(const struct bus_record_config *config, struct bus_recorder **recorder)
 {
-  struct bus_recorder *recorder = calloc(1, sizeof *recorder);
-  *result = NULL;
-  if (!recorder)
+  struct bus_recorder *made = calloc(1, sizeof *made);
+  *recorder = NULL;
+  if (!made)
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
-  recorder->config = *config;
+  made->config = *config;
   int error = open_output(config);
   if (!error)
-    error = join_bus(recorder);
+    error = join_bus(made);
   if (!error) {
-    take_up(recorder);
-    recorder->counters =
-        (struct bus_record_counters){.records = counter(recorder, "records"),
-                                     .records_lost = counter(recorder, "records_lost"),
-                                     .gaps = counter(recorder, "gaps"),
-                                     .streams = counter(recorder, "streams"),
-                                     .staging_blocks_max = counter(recorder, "staging_blocks_max"),
-                                     .staging_full = counter(recorder, "staging_full")};
-    count_totals(recorder, &recorder->before);
-    bus_rings_init(recorder);
+    take_up(made);
+    made->counters =
+        (struct bus_record_counters){.records = counter(made, "records"),
+                                     .records_lost = counter(made, "records_lost"),
+                                     .gaps = counter(made, "gaps"),
+                                     .streams = counter(made, "streams"),
+                                     .staging_blocks_max = counter(made, "staging_blocks_max"),
+                                     .staging_full = counter(made, "staging_full")};
+    count_totals(made, &made->before);
+    bus_rings_init(made);
   }
   if (!error)
-    error = start_cold(recorder);
+    error = start_cold(made);
   if (!error)
-    error = start_writer(recorder);
+    error = start_writer(made);
   if (error) {
     struct bus_record_totals totals;
-    bus_recorder_close(recorder, BUS_STATE_FAIL, &totals);
+    bus_recorder_close(made, BUS_STATE_FAIL, &totals);
     return error;
   }
-  *result = recorder;
+  *recorder = made;
   return BUS_OK;
 }
 
@@ -380,6 +381,7 @@ int bus_recorder_close(struct bus_recorder *recorder, uint32_t state,
   if (recorder->member) {
     count_totals(recorder, totals);
     totals->records -= recorder->before.records;
+    totals->gaps -= recorder->before.gaps;
     totals->bytes -= recorder->before.bytes;
     totals->segments -= recorder->before.segments;
     totals->missing -= recorder->before.missing;

@@ -64,6 +64,7 @@ struct bus_record_source {
   struct bus_staging_filler filler;
   uint64_t next; /* reliable: position behind the last one staged */
   uint32_t stream_id;
+  uint8_t held_up_by; /* enum bus_gap_cause of the disk, since the last record; 0: by nothing */
   struct bus_meta_times began;
 };
 
@@ -81,6 +82,7 @@ struct bus_record_totals {
   uint64_t records; /* on disk, those that a predecessor had staged included */
   uint64_t bytes;
   uint64_t segments;
+  uint64_t gaps;    /* of those records: in its own ring `gaps` */
   uint64_t missing; /* positions that are missing before or between them */
   uint64_t staged;  /* read, and not on disk: for the next start */
 };
@@ -118,12 +120,12 @@ struct bus_recorder {
 int bus_recorder_new(const struct bus_record_config *config, struct bus_recorder **recorder);
 
 /* Reads from every ring what there is, up to a limit. Returns the number of records. The loop's
- * work function. */
-int bus_recorder_work(void *recorder, struct bus_loop *loop);
+ * work function; `context` is the recorder. */
+int bus_recorder_work(void *context, struct bus_loop *loop);
 
 /* Looks for new members and rings, follows replaced ones, counts. The loop's housekeeping. Returns
  * BUS_OK, or why the writer gave up: BUS_ERROR_NO_SPACE or BUS_ERROR_IO with a message. */
-int bus_recorder_keep_house(void *recorder, struct bus_loop *loop);
+int bus_recorder_keep_house(void *context, struct bus_loop *loop);
 
 /* Reads what there is, has everything written, closes the segments, leaves the bus with this state,
  * and frees. Returns BUS_OK or the writer's error with a message: then what could not be written

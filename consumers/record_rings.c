@@ -28,12 +28,14 @@ static void note_gap(struct bus_recorder *recorder, uint32_t index, uint64_t fir
   bus_counter_add(recorder->counters.records_lost, count);
 }
 
-static uint8_t overrun_cause(const struct bus_recorder *recorder)
+/* No block is free. What is overwritten while the disk takes nothing is the disk's fault, also when
+ * that shows only after it has begun to take some again. */
+static void note_pressure(struct bus_recorder *recorder, struct bus_record_source *source)
 {
   int failure = BUS_LOAD_RELAXED(&recorder->failure);
-  return failure == BUS_ERROR_NO_SPACE ? BUS_GAP_DISK_FULL
-         : failure                     ? BUS_GAP_WRITE_ERROR
-                                       : BUS_GAP_OVERRUN;
+  recorder->pressed = true;
+  if (failure)
+    source->held_up_by = failure == BUS_ERROR_NO_SPACE ? BUS_GAP_DISK_FULL : BUS_GAP_WRITE_ERROR;
 }
 
 /* A block is taken only when there is something to put into it: idle rings hold none. */
@@ -54,7 +56,7 @@ static uint32_t observe(struct bus_recorder *recorder, uint32_t index, uint64_t 
       break;
     void *to = bus_staging_reserve(&source->filler, now_ns);
     if (BUS_UNLIKELY(!to)) {
-      recorder->pressed = true;
+      note_pressure(recorder, source);
       return taken;
     }
     const uint64_t next = source->observer.next;
@@ -65,11 +67,13 @@ static uint32_t observe(struct bus_recorder *recorder, uint32_t index, uint64_t 
       bus_staging_commit(&source->filler);
       taken++;
     } else {
-      note_gap(recorder, index, next, source->observer.next - next, overrun_cause(recorder),
-               now_ns);
+      uint8_t cause = source->held_up_by ? source->held_up_by : BUS_GAP_OVERRUN;
+      note_gap(recorder, index, next, source->observer.next - next, cause, now_ns);
     }
   }
   source->drained = taken == 0;
+  if (taken > 0)
+    source->held_up_by = 0;
   return taken;
 }
 
@@ -83,7 +87,7 @@ static uint32_t consume(struct bus_recorder *recorder, uint32_t index, uint64_t 
     int64_t ahead = (int64_t)(consumer->next - source->next);
     void *to = ahead < 0 ? NULL : bus_staging_reserve(&source->filler, now_ns);
     if (ahead >= 0 && !to) {
-      recorder->pressed = true;
+      note_pressure(recorder, source);
       return taken; /* the producer waits */
     }
     if (ahead > 0)

@@ -22,6 +22,7 @@
 
 static char fixture_output[256];
 static struct bus_staging fixture_staging;
+static void *fixture_memory;
 
 static inline void fixture_output_create(const char *below)
 {
@@ -42,16 +43,17 @@ static inline void fixture_output_remove(void)
   rmdir(fixture_output);
 }
 
-/* A staging of FIXTURE_BLOCKS blocks in private memory. */
-static inline void fixture_staging_create(void)
+/* A staging in private memory, in place of the one before. */
+static inline void fixture_staging_create(uint32_t block_size, uint64_t depth)
 {
   const struct bus_entry entry = {
-      .type = BUS_OBJECT_STAGING, .record_size = FIXTURE_BLOCK_BYTES, .depth = FIXTURE_BLOCKS};
+      .type = BUS_OBJECT_STAGING, .record_size = block_size, .depth = depth};
   size_t bytes = (size_t)bus_layout_object_bytes(&entry);
-  void *memory = aligned_alloc(4096, bytes);
-  cr_assert_not_null(memory);
-  memset(memory, 0, bytes);
-  bus_staging_init(&fixture_staging, memory, &entry);
+  free(fixture_memory);
+  fixture_memory = aligned_alloc(4096, bytes);
+  cr_assert_not_null(fixture_memory);
+  memset(fixture_memory, 0, bytes);
+  bus_staging_init(&fixture_staging, fixture_memory, &entry);
 }
 
 static inline uint32_t fixture_stream(const char *member, uint64_t instance, uint64_t start)

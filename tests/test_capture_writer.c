@@ -102,7 +102,7 @@ static void start(bool queue, uint64_t segment_bytes, uint64_t flush_ns)
 static void set_up(void)
 {
   fixture_output_create("/tmp");
-  fixture_staging_create();
+  fixture_staging_create(FIXTURE_BLOCK_BYTES, FIXTURE_BLOCKS);
   fault = (struct fault){0};
 }
 
@@ -112,6 +112,7 @@ static void tear_down(void)
   if (machine)
     machine->close(machine);
   fixture_output_remove();
+  free(fixture_memory);
 }
 
 TestSuite(capture_writer, .init = set_up, .fini = tear_down);
@@ -214,11 +215,7 @@ Test(capture_writer, each_single_failed_write_loses_nothing)
 Test(capture_writer, short_writes_of_large_blocks_are_completed)
 {
   struct bus_staging_filler filler;
-  const struct bus_entry entry = {.type = BUS_OBJECT_STAGING, .record_size = 65536, .depth = 8};
-  size_t bytes = (size_t)bus_layout_object_bytes(&entry);
-  void *memory = aligned_alloc(4096, bytes);
-  memset(memory, 0, bytes);
-  bus_staging_init(&fixture_staging, memory, &entry);
+  fixture_staging_create(65536, 8);
   start(true, 1u << 20, 0);
   bus_staging_filler_init(&filler, &fixture_staging, fixture_stream("a", 1, 0));
   fault = (struct fault){.submit_at = 3, .submit_more = 6, .result = 10000};

@@ -283,17 +283,16 @@ def test_a_stopped_recorder_misses_exactly_what_it_says():
         stop(record, 3)
         stream, gaps = Stream(bus.output, "feed.features"), Stream(bus.output, "record.gaps")
         counters = bus.counters("record")
-        assert stream.order[-1] == newest
-        missing = set(range(stream.order[0], newest + 1)) - set(stream.order)
-        assert len(stream.order) == len(set(stream.order))
-        assert len(missing) > 100 and stream.lost == len(missing), (stream.lost, len(missing))
+        assert stream.order[-1] == newest and len(stream.order) == len(set(stream.order))
         noted = []
         for data in gaps.records.values():
             _, first, last, _, of, cause, _ = GAP.unpack(data)
             assert (of, cause) == (fnv1a("feed.features"), 1)
             noted += range(first, last + 1)
-        assert sorted(noted) == sorted(missing)
-        assert counters["records_lost"] == counters["positions_missing"] == len(missing)
+        # Recorded and noted together: each position once, from where the recording began.
+        assert sorted(noted + stream.order) == list(range(min(noted + stream.order), newest + 1))
+        assert len(noted) > 100 and stream.lost == len(noted), (stream.lost, len(noted))
+        assert counters["records_lost"] == counters["positions_missing"] == len(noted)
         assert counters["gaps"] == len(gaps.records)
 
 
@@ -311,7 +310,7 @@ def test_positions_of_the_time_between_two_recorders_are_counted():
         stream, gaps = Stream(bus.output, "feed.features"), Stream(bus.output, "record.gaps")
         assert len(stream.files) == 2 and stream.order[-1] == newest
         missing = newest + 1 - stream.order[0] - len(stream.order)
-        assert stream.lost == missing > 0
+        assert stream.lost >= missing > 0
         last = GAP.unpack(list(gaps.records.values())[-1])
         assert last[5] == 5 and 0 < last[2] - last[1] + 1 <= stream.lost, last
 
@@ -370,12 +369,11 @@ def test_a_full_disk_is_waited_for():
             assert "not writing" in err and "writing again" in err, err
             stream, gaps = Stream(small, "feed.features"), Stream(small, "record.gaps")
             assert stream.order[-1] == newest
-            assert stream.lost == newest + 1 - stream.order[0] - len(stream.order) > 0
             causes = {GAP.unpack(data)[5] for data in gaps.records.values()}
             assert causes <= {1, 2} and 2 in causes, causes
             noted = sum(GAP.unpack(data)[2] - GAP.unpack(data)[1] + 1 for data in gaps.records.values()
                         if GAP.unpack(data)[4] == fnv1a("feed.features"))
-            assert noted == stream.lost, (noted, stream.lost)
+            assert noted == stream.lost >= newest + 1 - stream.order[0] - len(stream.order) > 0, (noted, stream.lost)
         finally:
             subprocess.run(["umount", small], check=True)
 

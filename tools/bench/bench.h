@@ -91,5 +91,6 @@ extern const struct bench bench_feed;
 extern const struct bench bench_tick;
 extern const struct bench bench_ring;
 extern const struct bench bench_replay;
+extern const struct bench bench_record;
 
 #endif
