@@ -289,30 +289,35 @@ static int report(struct bus_writer *writer, uint32_t stream, int system_error, 
 }
 
 /* Nothing of the stream is under way any more: its segment ends before the first block that is not
- * on disk; that one and those behind it go into a new segment. */
-static int recover_stream(struct bus_writer *writer, uint32_t stream, uint64_t now_ns)
+ * complete on disk; that one and those behind it will go into a new segment. */
+static int cut_segment(struct bus_writer *writer, uint32_t stream)
 {
   struct bus_staging *staging = writer->config.staging;
   struct bus_staging_stream *shared = shared_stream(writer, stream);
   struct bus_writer_stream *own = &writer->streams[stream];
-  int system_error = own->error;
-  bool full = system_error == ENOSPC || system_error == EDQUOT || system_error == EFBIG;
   for (uint32_t i = 0; i < staging->depth; i++) {
     struct bus_staging_block *block = &staging->blocks[i];
     if (BUS_LOAD_ACQUIRE(&block->state) == BUS_STAGING_FREE || block->stream != stream)
       continue;
     if (block->number != BUS_STAGING_NO_PLACE && block->segment == shared->segment &&
         block->number < shared->blocks)
-      shared->blocks = block->number;
+      BUS_STORE_RELEASE(&shared->blocks, block->number);
     BUS_STORE_RELEASE(&block->number, BUS_STAGING_NO_PLACE);
     writer->blocks[i].done = false;
     writer->blocks[i].flushed = 0;
   }
-  if (own->fd >= 0)
-    bus_segment_close(writer, stream);
   own->sequence = shared->written;
   own->expected = shared->durable;
   own->error = 0;
+  return own->fd >= 0 ? bus_segment_close(writer, stream) : BUS_OK;
+}
+
+static int recover_stream(struct bus_writer *writer, uint32_t stream, uint64_t now_ns)
+{
+  struct bus_writer_stream *own = &writer->streams[stream];
+  int system_error = own->error;
+  bool full = system_error == ENOSPC || system_error == EDQUOT || system_error == EFBIG;
+  cut_segment(writer, stream);
   own->attempts++;
   if (!full && own->attempts < BUS_WRITER_ATTEMPTS)
     return BUS_OK;
@@ -462,9 +467,8 @@ int bus_writer_finish(struct bus_writer *writer)
     meet(writer, i);
     while (writer->streams[i].under_way > 0)
       bus_writer_reap(writer, RETRY_NS);
-    if (writer->streams[i].fd < 0 && shared->segment_state == BUS_SEGMENT_CLOSED)
-      continue;
-    int error = bus_segment_close(writer, i);
+    bus_segment_resume(writer, i, 0);
+    int error = cut_segment(writer, i);
     result = result ? result : error;
   }
   return result;

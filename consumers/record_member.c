@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -292,19 +293,24 @@ static void count_totals(const struct bus_recorder *recorder, struct bus_record_
                                        .staged = staged_records(&recorder->staging)};
 }
 
-static int open_output(const struct bus_record_config *config)
+/* Makes the directory, and turns its name into one that a successor started elsewhere has too. */
+static int open_output(struct bus_recorder *recorder)
 {
+  const char *given = recorder->config.output;
   struct stat status;
-  if (strlen(config->output) >= 400)
-    return bus_error_set(BUS_ERROR_INVALID, "%s: at most 399 characters", config->output);
-  if (mkdir(config->output, 0750) != 0 && errno != EEXIST)
-    return bus_error_set_errno("%s: creating", config->output);
-  if (stat(config->output, &status) != 0 || !S_ISDIR(status.st_mode))
-    return bus_error_set(BUS_ERROR_INVALID, "%s: not a directory; name one for the capture",
-                         config->output);
-  return access(config->output, R_OK | W_OK | X_OK) == 0
-             ? BUS_OK
-             : bus_error_set_errno("%s", config->output);
+  char whole[PATH_MAX];
+  if (mkdir(given, 0750) != 0 && errno != EEXIST)
+    return bus_error_set_errno("%s: creating", given);
+  if (stat(given, &status) != 0 || !S_ISDIR(status.st_mode))
+    return bus_error_set(BUS_ERROR_INVALID, "%s: not a directory; name one for the capture", given);
+  if (access(given, R_OK | W_OK | X_OK) != 0 || !realpath(given, whole))
+    return bus_error_set_errno("%s", given);
+  if (strlen(whole) >= sizeof recorder->output)
+    return bus_error_set(BUS_ERROR_INVALID, "%s: at most %zu characters", whole,
+                         sizeof recorder->output - 1);
+  strcpy(recorder->output, whole);
+  recorder->config.output = recorder->output;
+  return BUS_OK;
 }
 
 int bus_recorder_new(const struct bus_record_config *config, struct bus_recorder **recorder)
@@ -314,7 +320,7 @@ int bus_recorder_new(const struct bus_record_config *config, struct bus_recorder
   if (!made)
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   made->config = *config;
-  int error = open_output(config);
+  int error = open_output(made);
   if (!error)
     error = join_bus(made);
   if (!error) {

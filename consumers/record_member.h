@@ -89,6 +89,7 @@ struct bus_record_totals {
 
 struct bus_recorder {
   struct bus_record_config config;
+  char output[400]; /* the whole path */
   struct bus_member *member;
   struct bus_staging staging;
   struct bus_producer gaps;

@@ -209,7 +209,7 @@ Test(capture_writer, each_single_failed_write_loses_nothing)
     }
   fault = (struct fault){0};
   end_and_expect(&filler, position, 0);
-  cr_assert_gt(counted[6], 100, "the faults did strike: %llu", (unsigned long long)counted[6]);
+  cr_assert_gt(counted[6], 50, "the faults did strike: %llu", (unsigned long long)counted[6]);
 }
 
 Test(capture_writer, short_writes_of_large_blocks_are_completed)
@@ -241,7 +241,7 @@ Test(capture_writer, a_full_disk_is_reported_and_tried_again)
 {
   struct bus_staging_filler filler;
   struct fixture_capture capture;
-  start(true, 40000, 0);
+  start(true, 40000, 1);
   bus_staging_filler_init(&filler, &fixture_staging, fixture_stream("a", 1, 0));
   put(&filler, 0, 1000);
   step_until_idle(1000);
@@ -253,6 +253,7 @@ Test(capture_writer, a_full_disk_is_reported_and_tried_again)
   int done = 0;
   for (int i = 0; i < 1000 && done >= 0; i++)
     done = bus_writer_step(&writer, now_ns, 1000);
+  now_ns += 10;
   cr_assert_eq(done, BUS_ERROR_NO_SPACE);
   cr_assert_not_null(strstr(bus_error_message(), "No space"));
   cr_assert_geq(bus_writer_step(&writer, now_ns, 1000), 0, "not tried again at once");
