@@ -85,8 +85,7 @@ static void produce(struct run *run, struct bus_producer *producer, struct bus_b
   uint64_t now_ns = start_ns;
   run->shared->started_ns = start_ns;
   while (now_ns < end_ns && !bench_stopped()) {
-    while (run->mode == MODE_PACED &&
-           (now_ns = bench_now_ns()) < start_ns + sent * 1000000000u / rate)
+    while (run->mode == MODE_PACED && bench_now_ns() < start_ns + sent * 1000000000u / rate)
       bus_cpu_relax();
     for (uint32_t i = 0; i < BURST; i++) {
       uint64_t *slot = bus_producer_reserve(producer);
@@ -309,7 +308,7 @@ static int measure_plain(struct run *run, struct group *group, uint32_t trial)
   if (!error)
     error = write_plain(run, plain, block, &bytes);
   double took = (double)(bench_now_ns() - start_ns);
-  group->mega_records->values[trial] = (double)(bytes / RECORD_BYTES) * 1e3 / took;
+  group->mega_records->values[trial] = (double)bytes / RECORD_BYTES * 1e3 / took;
   group->mega_bytes->values[trial] = (double)bytes * 1e3 / took;
   group->cpu_ns->values[trial] = (cpu_seconds() - cpu) * 1e9 / ((double)bytes / RECORD_BYTES);
   plain->close(plain);
