@@ -366,7 +366,7 @@ def measure(*arguments, groups, repeat=2):
             quantiles = [ns for _, ns in found["quantiles_ns"]]
             assert quantiles == sorted(quantiles) and quantiles[-1] == found["max_ns"], found
     svg = "{http://www.w3.org/2000/svg}"
-    assert picture.tag == svg + "svg" and len(picture.findall(svg + "polyline")) >= len(groups)
+    assert picture.tag == svg + "svg" and len(picture.findall(".//" + svg + "polyline")) >= len(groups)
     return {(found["group"], found["name"].strip()): found for found in report["measures"]}
 
 
@@ -403,7 +403,7 @@ def run_ring(*arguments):
         with open(paths[0], encoding="utf-8") as file:
             report = json.load(file)
         picture = xml.etree.ElementTree.parse(paths[1]).getroot()
-    assert picture.findall("{http://www.w3.org/2000/svg}polyline"), "nothing is plotted"
+    assert picture.findall(".//{http://www.w3.org/2000/svg}polyline"), "nothing is plotted"
     for found in report["measures"]:
         if found["group"] == "comparison":
             assert found["unit"] == "ratio" and found["median"] >= 0, found

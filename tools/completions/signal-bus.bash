@@ -97,4 +97,4 @@ _signal_bus() {
   mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
 }
 
-complete -F _signal_bus signal-busctl bus-bench bus-feed bus-infer bus-trader
+complete -F _signal_bus signal-busctl bus-bench bus-feed bus-infer bus-record bus-replay bus-trader
