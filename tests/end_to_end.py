@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import xml.etree.ElementTree
+
+import tap
+from tap import Skip
 
 BUILD, SOURCE, DATA = (os.path.abspath(path) for path in sys.argv[1:4])
 FEED = os.path.join(BUILD, "producers", "bus-feed")
@@ -34,10 +36,6 @@ WAIT_S = 240  # for what must happen, however slow the machine
 SIGNAL = struct.Struct("<QQq3fIIHHHHbBBBQ")
 FEATURE_BYTES = 128
 COUNTER = 3
-
-
-class Skip(Exception):
-    pass
 
 
 def need(path):
@@ -469,25 +467,5 @@ def test_bench_manual_has_every_option():
         assert f"bus-bench {name}" in manual, name
 
 
-def run_tests(functions):
-    """Runs the test_* among `functions`, or those that the command line names; prints TAP."""
-    wanted = sys.argv[4:]
-    tests = [(name, function) for name, function in functions.items()
-             if name.startswith("test_") and (not wanted or name in wanted)]
-    print(f"1..{len(tests)}", flush=True)
-    failed = 0
-    for number, (name, function) in enumerate(tests, 1):
-        try:
-            function()
-            print(f"ok {number} - {name}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {name} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print("".join(f"# {line}\n" for line in traceback.format_exc().splitlines()), end="")
-            print(f"not ok {number} - {name}", flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(run_tests(globals()))
+    tap.main(tap.named(globals()), sys.argv[4:])

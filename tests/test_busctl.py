@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+import tap
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
@@ -44,10 +45,6 @@ restart_backoff_ms = 20
 command = bus-trader --table never
 restart_backoff_ms = 20
 {PATIENCE}"""
-
-
-class Skip(Exception):
-    pass
 
 
 def busctl(*arguments, status=0, **options):
@@ -705,23 +702,5 @@ TESTS = [verbs_of_systemd_are_refused_with_a_pointer, wrong_usage_is_status_2_an
          quickstart_says_that_signals_were_missed, quickstart_fails_when_a_member_does]
 
 
-def main():
-    wanted = [test for test in TESTS if not sys.argv[3:] or test.__name__ in sys.argv[3:]]
-    failed = 0
-    print(f"1..{len(wanted)}", flush=True)
-    for number, test in enumerate(wanted, 1):
-        began = time.monotonic()
-        try:
-            test()
-            print(f"# {time.monotonic() - began:.1f} s\nok {number} - {test.__name__}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {test.__name__} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {test.__name__}", flush=True)
-            print("\n".join("# " + line for line in traceback.format_exc().splitlines()), flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.main(TESTS, sys.argv[3:])

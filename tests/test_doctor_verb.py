@@ -19,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import xml.etree.ElementTree
+
+import tap
+from tap import Skip
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
@@ -35,10 +37,6 @@ UID = 12345  # no system user
 ALLOWED_CPU = max(os.sched_getaffinity(0))  # once: others may change it meanwhile
 MEMLOCK = "Limit                     Soft Limit           Hard Limit           Units\n" \
           "Max locked memory         {:<20} {:<20} bytes"
-
-
-class Skip(Exception):
-    pass
 
 
 def good_files():
@@ -642,23 +640,5 @@ TESTS = [a_good_machine_passes, every_check_is_in_the_manual, *map(wrong, WRONG)
          a_bus_in_small_pages_is_put_on_huge_ones, a_bus_on_a_disk_is_put_on_huge_pages]
 
 
-def main():
-    wanted = sys.argv[3:]
-    tests = [test for test in TESTS if not wanted or test.__name__ in wanted]
-    failed = 0
-    print(f"1..{len(tests)}")
-    for number, test in enumerate(tests, 1):
-        try:
-            test()
-            print(f"ok {number} - {test.__name__}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {test.__name__} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {test.__name__}")
-            print("\n".join("# " + line for line in traceback.format_exc().splitlines()), flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.main(TESTS, sys.argv[3:])

@@ -8,21 +8,18 @@ Prints TAP. What this machine had is put back.
 import fcntl
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
+
+import tap
+from tap import Skip
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
 MIB = 1 << 20
 NODE0 = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB"
-
-
-class Skip(Exception):
-    pass
 
 
 def run(*command, status=0, root=None, **options):
@@ -236,23 +233,5 @@ TESTS = [reserves_and_releases_what_was_found, what_somebody_else_changed_is_lef
          the_fragment_is_valid, this_machine_round_trip, this_machine_mounts_the_bus]
 
 
-def main():
-    wanted = sys.argv[3:]
-    tests = [test for test in TESTS if not wanted or test.__name__ in wanted]
-    failed = 0
-    print(f"1..{len(tests)}")
-    for number, test in enumerate(tests, 1):
-        try:
-            test()
-            print(f"ok {number} - {test.__name__}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {test.__name__} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {test.__name__}")
-            print("\n".join("# " + line for line in traceback.format_exc().splitlines()), flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.main(TESTS, sys.argv[3:])

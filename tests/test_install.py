@@ -13,16 +13,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-import traceback
+
+import tap
+from tap import Skip
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 WAIT_S = 240
 SYSTEMD_VERBS = ("list status monitor capture tree introspect call emit wait get-property set-property "
                  "help").split()
-
-
-class Skip(Exception):
-    pass
 
 
 def run(*command, status=0, **options):
@@ -419,23 +417,7 @@ TESTS = [every_file_is_there_and_none_besides, every_program_has_its_manual_and_
          busctl_runs_our_verbs_and_systemds_rest, busctl_finds_itself, busctl_in_the_place_of_systemds]
 
 
-def main():
-    wanted = [test for test in TESTS if not sys.argv[3:] or test.__name__ in sys.argv[3:]]
-    failed = 0
-    print(f"1..{len(wanted)}", flush=True)
-    for number, test in enumerate(wanted, 1):
-        try:
-            test()
-            print(f"ok {number} - {test.__name__}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {test.__name__} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {test.__name__}", flush=True)
-            print("\n".join("# " + line for line in traceback.format_exc().splitlines()), flush=True)
-    Stage.remove()
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    status = tap.run(TESTS, sys.argv[3:])
+    Stage.remove()
+    sys.exit(status)

@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+import tap
+from tap import Skip
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
@@ -27,10 +29,6 @@ for variable in ("SUDO_UID", "SUDO_GID", "SIGNAL_BUS_SYSTEM_ROOT"):
     ENVIRONMENT.pop(variable, None)
 NOBODY = 65534
 NAME = "test"
-
-
-class Skip(Exception):
-    pass
 
 
 def busctl(*arguments, status=0, **options):
@@ -349,22 +347,5 @@ TESTS = [wrong_usage_is_status_2_and_points_to_help, files_are_changed_and_resto
          real_kill_at_any_moment_then_release, real_gaps_confined_and_unconfined]
 
 
-def main():
-    wanted = [test for test in TESTS if not sys.argv[3:] or test.__name__ in sys.argv[3:]]
-    failed = 0
-    print(f"1..{len(wanted)}", flush=True)
-    for number, test in enumerate(wanted, 1):
-        try:
-            test()
-            print(f"ok {number} - {test.__name__}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {test.__name__} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {test.__name__}", flush=True)
-            print("\n".join("# " + line for line in traceback.format_exc().splitlines()), flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.main(TESTS, sys.argv[3:])

@@ -25,8 +25,10 @@ import python_venv
 python_venv.enter(os.path.abspath(sys.argv[1]))
 
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402  (only there now)
+import tap  # noqa: E402
 import test_busctl  # noqa: E402
-from test_busctl import BUSCTL, SOURCE, WAIT_S, Bus, Chain, Skip, busctl, finish, until  # noqa: E402
+from tap import Skip  # noqa: E402
+from test_busctl import BUSCTL, SOURCE, WAIT_S, Bus, Chain, busctl, finish, until  # noqa: E402
 
 
 class Server:
@@ -564,7 +566,7 @@ def drops_raise_an_alarm_on_the_page():
         server.stop()
 
 
-test_busctl.TESTS[:] = [
+TESTS = [
     the_text_is_what_info_says, promtool_has_nothing_to_say, figures_move_and_the_snapshot_is_that_of_top,
     it_answers_what_it_has_and_refuses_the_rest, it_listens_here_unless_told_otherwise, connections_are_bounded,
     it_outlives_the_bus, it_never_writes_to_the_bus, scribbled_figures_are_shown_as_figures,
@@ -572,4 +574,4 @@ test_busctl.TESTS[:] = [
     the_page_survives_its_server_and_shows_the_dead, the_page_takes_names_as_text, drops_raise_an_alarm_on_the_page]
 
 if __name__ == "__main__":
-    sys.exit(test_busctl.main())
+    tap.main(TESTS, sys.argv[3:])

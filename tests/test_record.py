@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+import tap
+from tap import Skip
 
 BUILD, SOURCE, DATA = (os.path.abspath(path) for path in sys.argv[1:4])
 FEED = os.path.join(BUILD, "producers", "bus-feed")
@@ -31,10 +33,6 @@ COUNTER, RING = 3, 1
 HEADER = struct.Struct("<IIIIQQQQIIQ")
 GAP = struct.Struct("<QQQQIB19xQ")
 TABLE = []
-
-
-class Skip(Exception):
-    pass
 
 
 def crc32c(data):
@@ -469,24 +467,5 @@ def test_refusals_are_named():
         assert "--consumer record" in err, err
 
 
-def main():
-    wanted = sys.argv[4:]
-    tests = [(name, function) for name, function in globals().items()
-             if name.startswith("test_") and (not wanted or name in wanted)]
-    print(f"1..{len(tests)}", flush=True)
-    failed = 0
-    for number, (name, function) in enumerate(tests, 1):
-        try:
-            function()
-            print(f"ok {number} - {name}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {name} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print("".join(f"# {line}\n" for line in traceback.format_exc().splitlines()), end="")
-            print(f"not ok {number} - {name}", flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.main(tap.named(globals()), sys.argv[4:])

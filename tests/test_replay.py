@@ -18,17 +18,15 @@ import struct
 import subprocess
 import sys
 import tempfile
-import traceback
+
+import tap
+from tap import Skip
 
 BUILD = os.path.abspath(sys.argv[1])
 REPLAY = os.path.join(BUILD, "tools", "bus-replay")
 MAKE = os.path.join(BUILD, "tests", "make_capture")
 OK, FAILED, USAGE, GAPS, CORRUPT = range(5)
 BEGIN_NS, STEP_NS = 10**12, 10**6
-
-
-class Skip(Exception):
-    pass
 
 
 class Place:
@@ -383,23 +381,5 @@ TESTS = [info_tells_streams_and_gaps, usage_and_absence_are_told, damage_is_name
          other_formats_need_the_package, compressed_segments_are_read, a_terminal_gets_a_progress_bar]
 
 
-def main():
-    tests = [test for test in TESTS if not sys.argv[2:] or test.__name__ in sys.argv[2:]]
-    failed = 0
-    print(f"1..{len(tests)}")
-    for number, test in enumerate(tests, 1):
-        try:
-            test()
-            print(f"ok {number} - {test.__name__}")
-        except Skip as reason:
-            print(f"ok {number} - {test.__name__} # SKIP {reason}")
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {test.__name__}")
-            print("\n".join("# " + line for line in traceback.format_exc().splitlines()))
-        sys.stdout.flush()
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.main(TESTS, sys.argv[2:])

@@ -18,8 +18,8 @@ import threading
 import time
 import xml.etree.ElementTree
 
-from end_to_end import (BUILD, FEED, INFER, MODEL, SIGNAL, TRADER, WAIT_S, Bus, Skip, engine_runs, finish, read_signals,
-                        run_tests, stop)
+import tap
+from end_to_end import (BUILD, FEED, MODEL, SIGNAL, TRADER, WAIT_S, Bus, engine_runs, finish, read_signals, stop)
 
 REPLAY = os.path.join(BUILD, "tools", "bus-replay")
 PACK = os.path.join(BUILD, "tests", "pack_capture")
@@ -606,4 +606,4 @@ def test_progress_on_a_terminal():
 
 
 if __name__ == "__main__":
-    sys.exit(run_tests(globals()))
+    tap.main(tap.named(globals()), sys.argv[4:])

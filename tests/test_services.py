@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+import tap
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 BUSCTL = os.path.join(BUILD, "tools", "signal-busctl")
@@ -28,10 +29,6 @@ WATCHDOG_S = 8  # a sign of life is due after a quarter, must be there after a h
 ENVIRONMENT = {name: value for name, value in os.environ.items()
                if name not in ("SIGNAL_BUS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM")}
 ENVIRONMENT["PATH"] = ":".join([os.path.dirname(path) for path in (BUSCTL, FEED, INFER)] + [os.environ["PATH"]])
-
-
-class Skip(Exception):
-    pass
 
 
 class Service:
@@ -325,23 +322,5 @@ TESTS = [ready_comes_after_run_and_stopping_at_the_end,
          run_stands_in_for_a_program_that_is_no_member, run_refuses_with_the_next_step]
 
 
-def main():
-    wanted = [test for test in TESTS if not sys.argv[3:] or test.__name__ in sys.argv[3:]]
-    failed = 0
-    print(f"1..{len(wanted)}", flush=True)
-    for number, test in enumerate(wanted, 1):
-        began = time.monotonic()
-        try:
-            test()
-            print(f"# {time.monotonic() - began:.1f} s\nok {number} - {test.__name__}", flush=True)
-        except Skip as reason:
-            print(f"ok {number} - {test.__name__} # SKIP {reason}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {test.__name__}", flush=True)
-            print("\n".join("# " + line for line in traceback.format_exc().splitlines()), flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    tap.main(TESTS, sys.argv[3:])

@@ -23,6 +23,7 @@ import python_venv
 python_venv.enter(os.path.abspath(sys.argv[1]))
 
 import pyte  # noqa: E402  (only there now)
+import tap  # noqa: E402
 import test_busctl  # noqa: E402
 from test_busctl import BUSCTL, ENVIRONMENT, WAIT_S, Bus, Chain, finish  # noqa: E402
 
@@ -320,9 +321,10 @@ def count_ends_it_on_a_terminal_too():
         assert top.end() == 0 and b"\x1b" not in top.raw, top.raw
 
 
-test_busctl.TESTS[:] = [shows_a_running_bus_and_ends_on_q, keys_sort_pause_switch_and_help, scrolls_in_a_small_window,
-                        fits_any_terminal_and_follows_its_size, colours_only_where_there_are_some,
-                        a_member_that_dies_is_shown, never_writes_to_the_bus, count_ends_it_on_a_terminal_too]
+TESTS = [shows_a_running_bus_and_ends_on_q, keys_sort_pause_switch_and_help, scrolls_in_a_small_window,
+         fits_any_terminal_and_follows_its_size, colours_only_where_there_are_some,
+         a_member_that_dies_is_shown, never_writes_to_the_bus, count_ends_it_on_a_terminal_too]
+
 
 if __name__ == "__main__":
-    sys.exit(test_busctl.main())
+    tap.main(TESTS, sys.argv[3:])
