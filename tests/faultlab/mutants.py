@@ -168,7 +168,7 @@ MUTANTS = {
         ["wrong-field"]),
     "bounds-unchecked": (
         "an object that lies outside the file is let in",
-        [("layout.c", " || entry->offset > file_size || bytes > file_size - entry->offset)", ")")],
+        [("layout.c", " || entry->offset > file_size ||\n      bytes > file_size - entry->offset)", ")")],
         ["wrong-field"]),
     "path-not-named": (
         "a refusal does not name its file",
