@@ -86,6 +86,7 @@ emulated_fail(const char *file, int line, bool end, const char *condition, const
 
 #define cr_assert(condition, ...) EMULATED_CHECK(true, condition, #condition, __VA_ARGS__)
 #define cr_expect(condition, ...) EMULATED_CHECK(false, condition, #condition, __VA_ARGS__)
+#define cr_assert_fail(...)       EMULATED_CHECK(true, false, "fail", __VA_ARGS__)
 #define cr_assert_not(condition, ...)                                                              \
   EMULATED_CHECK(true, !(condition), "not " #condition, __VA_ARGS__)
 #define cr_expect_not(condition, ...)                                                              \
