@@ -387,6 +387,16 @@ static bool holds_records(const struct bus_writer *writer, uint32_t stream)
   return shared->blocks > 1;
 }
 
+/* What became known after the last block, as symbols that came with the first records. A disk that
+ * refuses it keeps the segment as it is. */
+static void write_last_meta(struct bus_writer *writer, uint32_t stream)
+{
+  uint32_t blocks = shared_stream(writer, stream)->blocks;
+  if (blocks < blocks_max(writer) && meta_is_due(writer, stream) &&
+      allocate(writer, stream, (uint64_t)blocks + 1) == BUS_OK)
+    write_meta(writer, stream);
+}
+
 int bus_segment_close(struct bus_writer *writer, uint32_t stream)
 {
   struct bus_staging_stream *shared = shared_stream(writer, stream);
@@ -400,6 +410,7 @@ int bus_segment_close(struct bus_writer *writer, uint32_t stream)
     forget_file(writer, stream, true);
     return BUS_OK;
   }
+  write_last_meta(writer, stream);
   struct bus_capture_shape shape = bus_segment_shape(writer, stream, shared->blocks);
   /* A kill between the two leaves a file that is longer than its header says, by zeros. */
   int error = write_header(writer, stream, shape.blocks);

@@ -366,6 +366,38 @@ Test(capture_writer, a_replaced_member_goes_on_in_new_segments)
   }
 }
 
+/* A description that changes behind the only block; `failing` writes from then on fail. */
+static void learn_late(int failing, uint32_t metas)
+{
+  static const char before[] = "{\"symbols\": []}", after[] = "{\"symbols\": [1]}";
+  struct bus_staging_filler filler;
+  struct fixture_capture capture;
+  start(true, 1u << 20, 0);
+  uint32_t stream = fixture_stream("a", 1, 0);
+  bus_staging_filler_init(&filler, &fixture_staging, stream);
+  bus_writer_set_meta(&writer, stream, before, strlen(before));
+  put(&filler, 0, 63);
+  step_until_idle(100);
+  cr_assert_eq(counted[0], 63);
+  bus_writer_set_meta(&writer, stream, after, strlen(after));
+  submits = 0;
+  fault = (struct fault){.submit_at = failing, .result = -EIO};
+  cr_assert_eq(bus_writer_finish(&writer), BUS_OK);
+  fixture_read("a.ring", &capture);
+  cr_assert_eq(capture.records, 63);
+  cr_assert_eq(capture.metas, metas, "%u", capture.metas);
+}
+
+Test(capture_writer, what_was_learnt_after_the_last_block_is_written_at_the_end)
+{
+  learn_late(0, 2);
+}
+
+Test(capture_writer, a_description_that_the_disk_refuses_at_the_end_harms_nothing)
+{
+  learn_late(1, 1);
+}
+
 Test(capture_writer, existing_segments_are_left_alone)
 {
   struct bus_staging_filler filler;
