@@ -280,6 +280,31 @@ static void report(const struct program *program, const struct bus_record_totals
            totals->missing);
 }
 
+/* An empty capture needs a reason. */
+static void explain_nothing(const struct program *program, const struct bus_record_totals *totals)
+{
+  const char *bus =
+      program->options.directory ? program->options.directory : bus_directory_default();
+  if (totals->records > 0)
+    return;
+  if (totals->rings == 0 && program->config.ring_count > 0)
+    fprintf(stderr,
+            "bus-record: none of the rings that --ring names was on the bus %s; `signal-busctl "
+            "info` shows what is there\n",
+            bus);
+  else if (totals->rings == 0)
+    fprintf(stderr, "bus-record: the bus %s had no ring; is it that of the producers (--bus)?\n",
+            bus);
+  else if (totals->resumed > 0)
+    fprintf(stderr,
+            "bus-record: nothing new: %s goes on where the recorder before this one stopped; "
+            "give another --output to record all again\n",
+            program->config.output);
+  else
+    fprintf(stderr, "bus-record: %" PRIu32 " rings of the bus %s, and no record in them%s\n",
+            totals->rings, bus, program->config.from_now ? " since the start (--from-now)" : "");
+}
+
 /* Returns the exit status. */
 static int run(struct program *program)
 {
@@ -303,6 +328,8 @@ static int run(struct program *program)
   int failure =
       bus_recorder_close(program->recorder, error ? BUS_STATE_FAIL : BUS_STATE_HALT, &totals);
   report(program, &totals);
+  if (!error && !failure)
+    explain_nothing(program, &totals);
   if (totals.staged > 0)
     fprintf(stderr,
             "bus-record: %" PRIu64 " records stay staged in the file of member '%s'; make room and "

@@ -1,7 +1,9 @@
 #include "consumers/record_member.h"
 
+#include "consumers/capture_segment.h"
 #include "consumers/record_rings.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -149,6 +151,8 @@ static int join_bus(struct bus_recorder *recorder)
   error = bus_member_new(&file, &recorder->member);
   if (error)
     return error;
+  recorder->other_output =
+      strcmp(bus_member_object(recorder->member, BUS_OBJECT_TEXT, "output"), config->output) != 0;
   bus_member_set_text(recorder->member, "output", "%s", config->output);
   const struct bus_entry *gaps = bus_member_entry(recorder->member, BUS_OBJECT_RING, "gaps");
   bus_producer_init(&recorder->gaps, bus_member_object(recorder->member, BUS_OBJECT_RING, "gaps"),
@@ -159,11 +163,48 @@ static int join_bus(struct bus_recorder *recorder)
   return BUS_OK;
 }
 
+static bool is_staged(const struct bus_staging *staging, uint32_t stream)
+{
+  for (uint32_t i = 0; i < staging->depth; i++)
+    if (staging->blocks[i].state != BUS_STAGING_FREE && staging->blocks[i].stream == stream)
+      return true;
+  return false;
+}
+
+/* Whether the output holds a segment of this stream. */
+static bool has_segments(const struct bus_recorder *recorder, uint32_t stream)
+{
+  char name[BUS_CAPTURE_STREAM_BYTES];
+  struct bus_capture_file_name parts;
+  bool found = false;
+  DIR *directory = opendir(recorder->config.output);
+  if (!directory)
+    return true;
+  bus_segment_stream_name(&recorder->staging.streams[stream], name);
+  for (struct dirent *entry; !found && (entry = readdir(directory)) != NULL;)
+    found = bus_capture_file_name_parse(entry->d_name, &parts) && !strcmp(parts.stream, name);
+  closedir(directory);
+  return found;
+}
+
+/* Another output, or one that was moved away, is another capture: it does not begin where the one
+ * before it ended. */
+static void forget_other_capture(struct bus_recorder *recorder)
+{
+  for (uint32_t i = 0; i < BUS_STAGING_STREAMS_MAX; i++) {
+    struct bus_staging_stream *stream = &recorder->staging.streams[i];
+    if (stream->used && !is_staged(&recorder->staging, i) &&
+        (recorder->other_output || (stream->written > 0 && !has_segments(recorder, i))))
+      stream->used = 0;
+  }
+}
+
 /* What the process before this one left in the staging. */
 static void take_up(struct bus_recorder *recorder)
 {
   struct bus_staging *staging = &recorder->staging;
   uint64_t records = bus_staging_recover(staging);
+  forget_other_capture(recorder);
   for (uint32_t i = 0; i < BUS_STAGING_STREAMS_MAX; i++) {
     recorder->recovered[i] = staging->streams[i].used && !staging->streams[i].ended;
     if (recorder->recovered[i])
@@ -363,6 +404,7 @@ static void read_the_rest(struct bus_recorder *recorder)
       break;
     now_ns = bus_clock_monotonic_ns();
   }
+  bus_rings_describe(recorder);
   for (uint32_t i = 0; i < BUS_STAGING_STREAMS_MAX; i++)
     if (recorder->sources[i].active)
       bus_staging_filler_finish(&recorder->sources[i].filler);
@@ -391,6 +433,8 @@ int bus_recorder_close(struct bus_recorder *recorder, uint32_t state,
     totals->bytes -= recorder->before.bytes;
     totals->segments -= recorder->before.segments;
     totals->missing -= recorder->before.missing;
+    totals->rings = recorder->rings_found;
+    totals->resumed = recorder->rings_resumed;
   }
   if (recorder->writer.scratch)
     bus_writer_close(&recorder->writer);

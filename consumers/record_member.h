@@ -85,11 +85,14 @@ struct bus_record_totals {
   uint64_t gaps;    /* of those records: in its own ring `gaps` */
   uint64_t missing; /* positions that are missing before or between them */
   uint64_t staged;  /* read, and not on disk: for the next start */
+  uint32_t rings;   /* of other members that were recorded ... */
+  uint32_t resumed; /* ... of them from where the recorder before this one stopped */
 };
 
 struct bus_recorder {
   struct bus_record_config config;
-  char output[400]; /* the whole path */
+  char output[400];  /* the whole path */
+  bool other_output; /* than that of the process before */
   struct bus_member *member;
   struct bus_staging staging;
   struct bus_producer gaps;
@@ -102,6 +105,9 @@ struct bus_recorder {
   int32_t failure;   /* atomic: why the writer writes nothing now, or BUS_OK */
   bool pressed;      /* some ring found no free block */
   bool refused_ring; /* said once */
+  bool refused_member;
+  uint32_t rings_found;   /* of other members */
+  uint32_t rings_resumed; /* of them: from where the process before this one stopped */
   struct bus_record_neighbour neighbours[BUS_RECORD_MEMBERS_MAX];
   struct bus_record_source sources[BUS_STAGING_STREAMS_MAX];
   uint32_t sources_end; /* no source at or behind it is active */

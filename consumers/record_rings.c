@@ -214,6 +214,7 @@ static int start_stream(struct bus_recorder *recorder, const struct bus_neighbou
       bus_clock_monotonic_ns() + (uint64_t)source->began.realtime_offset_ns;
   if (resumed) {
     uint64_t resume = recorder->resume[index];
+    recorder->rings_resumed += strcmp(stream->member, recorder->config.name) != 0;
     if ((int64_t)(*next - resume) > 0)
       note_gap(recorder, (uint32_t)index, resume, *next - resume, BUS_GAP_STOPPED, now_ns);
     else
@@ -225,6 +226,7 @@ static int start_stream(struct bus_recorder *recorder, const struct bus_neighbou
   bus_staging_filler_init(&source->filler, &recorder->staging, (uint32_t)index);
   BUS_STORE_RELEASE(&stream->used, 1u);
   bus_counter_add(recorder->counters.streams, 1);
+  recorder->rings_found += strcmp(stream->member, recorder->config.name) != 0;
   if ((uint32_t)index >= recorder->sources_end)
     recorder->sources_end = (uint32_t)index + 1;
   return index;
@@ -234,8 +236,10 @@ static int start_stream(struct bus_recorder *recorder, const struct bus_neighbou
 static void end_stream(struct bus_recorder *recorder, uint32_t index)
 {
   struct bus_record_source *source = &recorder->sources[index];
-  if (source->active)
+  if (source->active) {
+    describe(recorder, index);
     bus_staging_filler_finish(&source->filler);
+  }
   if (source->filler.block) /* taken, and nothing came */
     BUS_STORE_RELEASE(&source->filler.block->state, (uint32_t)BUS_STAGING_FREE);
   source->filler.block = NULL;
@@ -295,6 +299,16 @@ static void observe_ring(struct bus_recorder *recorder, struct bus_record_neighb
   describe(recorder, (uint32_t)index);
 }
 
+/* A member that this program will not be able to read, however often it looks. */
+static void refuse_member(struct bus_recorder *recorder, const char *name, int error)
+{
+  if (error != BUS_ERROR_VERSION && error != BUS_ERROR_DENIED)
+    return;
+  if (!recorder->refused_member)
+    fprintf(stderr, "bus-record: '%s' is not recorded: %s\n", name, bus_error_message());
+  recorder->refused_member = true;
+}
+
 struct scan {
   struct bus_recorder *recorder;
   uint64_t now_ns;
@@ -315,9 +329,13 @@ static int visit_member(const char *name, void *context)
       free_place = place;
   }
   struct bus_neighbour *neighbour;
-  if (!free_place ||
-      bus_neighbour_attach(recorder->config.directory, name, true, &neighbour) != BUS_OK)
-    return 0; /* not a member's file, or not ready: looked at again */
+  if (!free_place)
+    return 0;
+  int error = bus_neighbour_attach(recorder->config.directory, name, true, &neighbour);
+  if (error) { /* not a member's file, or not ready: looked at again */
+    refuse_member(recorder, name, error);
+    return 0;
+  }
   snprintf(free_place->name, sizeof free_place->name, "%s", name);
   free_place->neighbour = neighbour;
   free_place->gone = false;
