@@ -151,6 +151,18 @@ def test_gaps_and_lost(tmp_path):
     assert len(stream) == 12
 
 
+def test_what_a_cut_left_out_is_no_gap(tmp_path):
+    records = features(40)
+    for number, meta in enumerate(({"filtered": "symbols BTCUSDT"}, {}, {"filtered": ""})):
+        writer = Writer("feed", "features", 1, 128, **meta)
+        for rows in ([0, 1, 2], [5, 6, 9]):
+            writer.add(records[[row + 10 * number for row in rows]])
+        save(tmp_path, writer, number)
+    stream = signalbus.open_capture(tmp_path)["feed.features"]
+    assert [gap[:2] for gap in stream.gaps().tolist()] == [(13, 14), (17, 18), (23, 24), (27, 28)]
+    assert stream.segments[0].metas[-1][1].filtered == "symbols BTCUSDT" and stream.meta.filtered == ""
+
+
 def test_positions_wrap(tmp_path):
     writer = Writer("feed", "features", 1, 128)
     records = features(40)

@@ -279,10 +279,16 @@ class Stream:
         return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
     def gaps(self) -> Array:
-        """Positions that are missing between the first and the last record, as an array of dtype GAP."""
+        """Positions that are missing between the first and the last record, as an array of dtype GAP.
+
+        What a cut by symbols left out (`meta.filtered`) is not missing.
+        """
         found = []
         before: tuple[int, int] | None = None
         for block in self.blocks():
+            if block.meta.filtered:
+                before = None
+                continue
             instance, positions = block.meta.instance, block.positions
             steps = np.diff(positions)
             for index in np.flatnonzero(steps != 1):

@@ -136,6 +136,12 @@ class Meta(dict[str, Any]):
         """Symbol table: `name`, `price_exponent`, `size_exponent`, `tick_size`; `symbol` of a record indexes it."""
         return self._rows(self.get("symbols"))
 
+    @property
+    def filtered(self) -> str:
+        """What a cut kept, as "symbols BTCUSDT"; empty for a whole recording. Positions left out so are no gaps."""
+        value = self.get("filtered")
+        return value if isinstance(value, str) else ""
+
     @staticmethod
     def _rows(rows: Any) -> list[dict[str, Any]]:
         return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else []
