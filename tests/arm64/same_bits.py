@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """One bus, two machine types: arm64 programs under emulation and native ones share the members' files,
-and features and signals come out bit for bit as from native programs alone.
+and features and signals come out bit for bit as from native programs alone. What either machine type recorded
+replays on the other.
 
 usage: same_bits.py NATIVE_BUILD ARM64_BUILD SYSROOT DATA_DIRECTORY
 """
@@ -14,6 +15,8 @@ SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 sys.path.insert(0, os.path.join(SOURCE, "tests"))
 sys.argv = ["end_to_end.py", NATIVE, SOURCE, DATA]
 import end_to_end  # noqa: E402  (reads its directories from sys.argv)
+import test_circle  # noqa: E402
+import test_record  # noqa: E402
 
 LINES = 6000
 
@@ -26,6 +29,23 @@ def emulated(directory, program):
         file.write(f'#!/bin/sh\nexec qemu-aarch64 -L "{SYSROOT}" "{real}" "$@"\n')
     os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
     return path
+
+
+def exchange_captures(directory):
+    """The native recorder's capture played by arm64 and recorded by it, that one played by native programs again."""
+    native = test_record.RECORD, test_circle.REPLAY
+    arm64 = [emulated(directory, path) for path in native]
+    path = lambda name: os.path.join(directory, name)  # noqa: E731
+    test_circle.record_market(path("native"), *test_circle.SYNTHETIC, "--interval-us", 100, "--messages", 3000)
+    test_record.RECORD, test_circle.REPLAY = arm64
+    test_circle.prove(path("native"))
+    test_circle.record_replay(path("arm64"), path("native"), "--max")
+    test_circle.expect_equal(path("native"), path("arm64"))
+    test_record.RECORD, test_circle.REPLAY = native
+    test_circle.prove(path("arm64"))
+    test_circle.record_replay(path("back"), path("arm64"), "--max")
+    test_circle.expect_equal(path("native"), path("back"))
+    print("captures of either machine type replay on the other, with equal hashes")
 
 
 def main():
@@ -41,6 +61,7 @@ def main():
             signals, _ = end_to_end.run_chain(capture)
             assert signals == reference, f"other bits with {sorted(mixture)} on arm64"
             print(f"{len(signals)} signals the same with {', '.join(sorted(mixture))} on arm64")
+        exchange_captures(directory)
 
 
 if __name__ == "__main__":
