@@ -413,7 +413,9 @@ int bus_segment_close(struct bus_writer *writer, uint32_t stream)
   write_last_meta(writer, stream);
   struct bus_capture_shape shape = bus_segment_shape(writer, stream, shared->blocks);
   /* A kill between the two leaves a file that is longer than its header says, by zeros. */
-  int error = write_header(writer, stream, shape.blocks);
+  int error = BUS_ERROR_IO;
+  for (uint32_t attempt = 0; error && attempt < BUS_WRITER_ATTEMPTS; attempt++)
+    error = write_header(writer, stream, shape.blocks);
   if (!error) {
     error = disk->resize(disk, own->fd, bus_capture_file_bytes(&shape));
     error = error ? refuse(-error) : BUS_OK;

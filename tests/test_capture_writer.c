@@ -398,6 +398,11 @@ Test(capture_writer, a_description_that_the_disk_refuses_at_the_end_harms_nothin
   learn_late(1, 1);
 }
 
+Test(capture_writer, a_last_header_that_the_disk_refuses_once_is_written_again)
+{
+  learn_late(2, 2);
+}
+
 Test(capture_writer, existing_segments_are_left_alone)
 {
   struct bus_staging_filler filler;
