@@ -199,6 +199,27 @@ static void forget_other_capture(struct bus_recorder *recorder)
   }
 }
 
+/* The process before this one may have noted a gap behind its last staged record, and been killed
+ * before the next record: then its successor goes on behind that gap. */
+static void skip_noted_gaps(struct bus_recorder *recorder)
+{
+  struct bus_observer observer;
+  struct bus_gap gap;
+  bus_observer_init(&observer, bus_member_object(recorder->member, BUS_OBJECT_RING, "gaps"),
+                    bus_member_entry(recorder->member, BUS_OBJECT_RING, "gaps"), true);
+  for (int status; (status = bus_observer_poll(&observer, &gap)) != 0;)
+    for (uint32_t i = 0; status == 1 && i < BUS_STAGING_STREAMS_MAX; i++) {
+      const struct bus_staging_stream *stream = &recorder->staging.streams[i];
+      char name[BUS_CAPTURE_STREAM_BYTES];
+      if (!recorder->recovered[i] || gap.instance != stream->instance ||
+          gap.first != recorder->resume[i])
+        continue;
+      bus_segment_stream_name(stream, name);
+      if (gap.stream == bus_capture_stream_id(name))
+        recorder->resume[i] = gap.last + 1;
+    }
+}
+
 /* What the process before this one left in the staging. */
 static void take_up(struct bus_recorder *recorder)
 {
@@ -210,6 +231,7 @@ static void take_up(struct bus_recorder *recorder)
     if (recorder->recovered[i])
       recorder->resume[i] = bus_staging_stream_next(staging, i);
   }
+  skip_noted_gaps(recorder);
   if (records > 0)
     fprintf(stderr,
             "bus-record: writing %" PRIu64

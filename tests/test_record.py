@@ -30,6 +30,7 @@ MODEL = os.path.join(SOURCE, "kernels", "models", "default.model")
 SPOT = os.path.join(DATA, "binance", "spot_btcusdt_20240808.gz")
 WAIT_S = 240
 COUNTER, RING = 3, 1
+INSTANCE = 136  # in a member's header
 HEADER = struct.Struct("<IIIIQQQQIIQ")
 GAP = struct.Struct("<QQQQIB19xQ")
 TABLE = []
@@ -311,6 +312,34 @@ def test_positions_of_the_time_between_two_recorders_are_counted():
         assert stream.lost >= missing > 0
         last = GAP.unpack(list(gaps.records.values())[-1])
         assert last[5] == 5 and 0 < last[2] - last[1] + 1 <= stream.lost, last
+
+
+def test_a_gap_that_a_killed_recorder_noted_is_not_noted_again():
+    with Bus() as bus:
+        record = bus.record()
+        feed = bus.feed("--policy", "overwrite", "--ring-depth", 4096, "--interval-us", 100, "--messages", 20000)
+        bus.wait(lambda: bus.counters("record")["records"] > 100, "records")
+        feed.send_signal(signal.SIGSTOP)
+        bus.wait(lambda: bus.counters("record")["records"] == max(bus.ring("feed", "features")) + 1, "the rest")
+        kill(record)
+        next_position = max(bus.ring("feed", "features")) + 1
+        feed.send_signal(signal.SIGCONT)
+        finish(feed)
+        newest = max(bus.ring("feed", "features"))
+        # As if it had been killed between the gap and the record behind it.
+        with open(bus.path("feed"), "rb") as file:
+            instance = struct.unpack_from("<Q", file.read(512), INSTANCE)[0]
+        with open(bus.path("record"), "r+b") as file:
+            offset = next(struct.unpack_from("<Q", entry, 104)[0] for _, entry, name, kind in bus.entries("record")
+                          if (name, kind) == ("gaps", RING))
+            file.seek(offset + 256)
+            file.write(GAP.pack(1, next_position, next_position + 9, instance, fnv1a("feed.features"), 1, 1))
+        stop(bus.record(), 3)
+        stream, gaps = Stream(bus.output, "feed.features"), Stream(bus.output, "record.gaps")
+        noted = [GAP.unpack(data)[1:3] for data in gaps.records.values()]
+        assert len(noted) == 2 and noted[0] == (next_position, next_position + 9), noted
+        assert noted[1][0] == next_position + 10 and noted[1][1] + 1 in stream.order, noted
+        assert stream.lost == noted[1][1] - noted[0][0] + 1 and stream.order[-1] == newest
 
 
 def mount_small(path, kilobytes):
