@@ -204,7 +204,7 @@ static void forget_other_capture(struct bus_recorder *recorder)
 static void skip_noted_gaps(struct bus_recorder *recorder)
 {
   struct bus_observer observer;
-  struct bus_gap gap;
+  struct bus_gap gap = {0};
   bus_observer_init(&observer, bus_member_object(recorder->member, BUS_OBJECT_RING, "gaps"),
                     bus_member_entry(recorder->member, BUS_OBJECT_RING, "gaps"), true);
   for (int status; (status = bus_observer_poll(&observer, &gap)) != 0;)
