@@ -436,7 +436,7 @@ static int take_option(int option, const char *value)
     error = only < 0 ? bus_error_set(BUS_ERROR_INVALID, "only '%s': use plain, max or paced", value)
                      : BUS_OK;
   } else if (option == OPTION_SECONDS) {
-    error = bus_parse_integer(value, 1, 50, "seconds", &number);
+    error = bus_parse_integer(value, 1, 100, "seconds", &number);
     seconds = (uint64_t)number;
   } else {
     error = bus_parse_integer(value, 1000, 1000000000, "rate", &number);
@@ -463,7 +463,7 @@ const struct bench bench_record = {
         "io_uring and nothing else. Every record is accounted for.\n"
         "\n"
         "  --disk DIR          where the files are made, and removed (default .)\n"
-        "  --seconds N         length of one measurement, 1..50 (default 5)\n"
+        "  --seconds N         length of one measurement, 1..100 (default 5)\n"
         "  --rate N            records/s when paced (default 10000000)\n"
         "  --only WHAT         measure plain, max or paced alone\n"
         "  --cores A,B         the poller's and the producer's (default: the first two allowed)\n",
