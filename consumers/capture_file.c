@@ -18,12 +18,6 @@
  * billions. */
 #define HOLE_BLOCKS_MAX ((uint64_t)1 << 20)
 
-static bool is_zero(const void *bytes, size_t size)
-{
-  const unsigned char *at = bytes;
-  return size == 0 || (at[0] == 0 && !memcmp(at, at + 1, size - 1));
-}
-
 /* ---- the index ---- */
 
 static int push(struct bus_capture_segment *segment, const struct bus_capture_block *header,
@@ -52,17 +46,9 @@ static int push(struct bus_capture_segment *segment, const struct bus_capture_bl
 static int check_header(const struct bus_capture_segment *segment,
                         const struct bus_capture_block *header, uint32_t stream, uint64_t number)
 {
-  uint32_t most = header->kind == BUS_CAPTURE_DATA
-                      ? bus_capture_capacity(segment->shape.record_size, segment->shape.block_size)
-                      : segment->shape.block_size - BUS_CAPTURE_BLOCK_HEADER_BYTES;
-  if (header->magic != BUS_CAPTURE_MAGIC)
-    return bus_error_set(BUS_ERROR_CORRUPT, "magic %08" PRIx32 ", a block has %08" PRIx32,
-                         header->magic, BUS_CAPTURE_MAGIC);
-  if (header->kind != BUS_CAPTURE_DATA && header->kind != BUS_CAPTURE_META)
-    return bus_error_set(BUS_ERROR_CORRUPT, "unknown kind %" PRIu32, header->kind);
-  if (header->count == 0 || header->count > most)
-    return bus_error_set(BUS_ERROR_CORRUPT, "count %" PRIu32 ", possible are 1..%" PRIu32,
-                         header->count, most);
+  int error = bus_capture_block_check_header(header, &segment->shape);
+  if (error)
+    return error;
   if (header->number != (uint32_t)number || header->stream != stream)
     return bus_error_set(BUS_ERROR_CORRUPT,
                          "block %" PRIu32 " of stream %08" PRIx32 " in the place of %" PRIu64
@@ -132,7 +118,7 @@ static int index_plain(struct bus_capture *capture, struct bus_capture_segment *
       break; /* it has shrunk: its size will be wrong at the next look */
     if (got < 0)
       memset(&header, 0xff, sizeof header); /* reading it again says why */
-    if (is_zero(&header, sizeof header)) {
+    if (bus_capture_is_zero(&header, sizeof header)) {
       uint64_t stored = next_stored(segment, number, room);
       number = stored > number ? stored : number + 1;
       continue;
@@ -515,7 +501,7 @@ static bool zero_up_to(struct bus_capture_segment *segment, uint64_t from, uint6
       return true;
     offset = data > (off_t)offset ? (uint64_t)data : offset;
     ssize_t got = bus_capture_read_at(segment->file, bytes, sizeof bytes, offset);
-    if (got > 0 && is_zero(bytes, (size_t)got)) {
+    if (got > 0 && bus_capture_is_zero(bytes, (size_t)got)) {
       offset += (uint64_t)got;
       continue;
     }

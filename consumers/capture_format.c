@@ -233,13 +233,14 @@ void bus_capture_block_seal(void *block, const struct bus_capture_shape *shape)
   memcpy(block, &header, sizeof header);
 }
 
-static bool is_zero(const unsigned char *bytes, size_t size)
+bool bus_capture_is_zero(const void *bytes, size_t size)
 {
-  return size == 0 || (bytes[0] == 0 && !memcmp(bytes, bytes + 1, size - 1));
+  const unsigned char *at = bytes;
+  return size == 0 || (at[0] == 0 && !memcmp(at, at + 1, size - 1));
 }
 
-static int check_sizes(const struct bus_capture_block *header,
-                       const struct bus_capture_shape *shape)
+int bus_capture_block_check_header(const struct bus_capture_block *header,
+                                   const struct bus_capture_shape *shape)
 {
   uint32_t most = header->kind == BUS_CAPTURE_DATA
                       ? bus_capture_capacity(shape->record_size, shape->block_size)
@@ -288,9 +289,9 @@ int bus_capture_block_check(const void *block, const struct bus_capture_shape *s
 {
   struct bus_capture_block header;
   memcpy(&header, block, sizeof header);
-  if (is_zero(block, sizeof header) && is_zero(block, shape->block_size))
+  if (bus_capture_is_zero(block, sizeof header) && bus_capture_is_zero(block, shape->block_size))
     return bus_error_set(BUS_ERROR_ABSENT, "not written");
-  int error = check_sizes(&header, shape);
+  int error = bus_capture_block_check_header(&header, shape);
   if (error)
     return error;
   size_t payload = payload_bytes(&header, shape->record_size);
@@ -307,8 +308,9 @@ int bus_capture_block_check(const void *block, const struct bus_capture_shape *s
     error = check_records(block, &header, shape);
   else if (header.first || header.last || header.lost)
     error = bus_error_set(BUS_ERROR_CORRUPT, "positions in a block of text");
-  if (!error && !is_zero((const unsigned char *)block + BUS_CAPTURE_BLOCK_HEADER_BYTES + payload,
-                         shape->block_size - BUS_CAPTURE_BLOCK_HEADER_BYTES - payload))
+  if (!error &&
+      !bus_capture_is_zero((const unsigned char *)block + BUS_CAPTURE_BLOCK_HEADER_BYTES + payload,
+                           shape->block_size - BUS_CAPTURE_BLOCK_HEADER_BYTES - payload))
     error = bus_error_set(BUS_ERROR_CORRUPT, "bytes behind the payload are not zero");
   return error;
 }

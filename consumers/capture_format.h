@@ -109,6 +109,14 @@ void bus_capture_block_seal(void *block, const struct bus_capture_shape *shape);
 int bus_capture_block_check(const void *block, const struct bus_capture_shape *shape,
                             uint32_t stream, uint32_t number);
 
+/* The part of bus_capture_block_check that the header alone shows: magic, kind, count. Returns
+ * BUS_OK or BUS_ERROR_CORRUPT with a message that lacks path and place. */
+int bus_capture_block_check_header(const struct bus_capture_block *header,
+                                   const struct bus_capture_shape *shape);
+
+/* True when all of them are, also when there are none. */
+bool bus_capture_is_zero(const void *bytes, size_t size);
+
 /* Record `index` of a DATA block; its payload. */
 static inline const void *bus_capture_block_record(const void *block, uint32_t record_size,
                                                    uint32_t index)

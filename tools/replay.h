@@ -37,6 +37,22 @@ enum { REPLAY_OPTION_HELP = 'h', REPLAY_OPTION_OWN = 256 };
 /* Prints "bus-replay VERB: text" on stderr; returns REPLAY_USAGE. */
 int replay_usage_error(const char *verb, const char *format, ...) BUS_PRINTF(2, 3);
 
+/* A verb's command line while it is read. */
+struct replay_line {
+  const char *verb;
+  const char *help;
+  int argc;
+  char **argv;
+  const struct option *options; /* with REPLAY_OPTION_HELP; the verb's own from REPLAY_OPTION_OWN */
+  struct replay_select *select; /* takes REPLAY_SELECT_OPTIONS; NULL: the verb has none of them */
+  bool ended;                   /* help was given, or something is wrong and was said */
+  int status;                   /* when ended */
+};
+
+/* The next of the verb's own options, its value in optarg; 0 at the end: operands begin at optind,
+ * unless the line has ended. */
+int replay_line_next(struct replay_line *line);
+
 /* Prints the calling thread's bus_error_message for `verb` on stderr, sanitised; returns
  * REPLAY_FAILED. */
 int replay_fail(const char *verb);

@@ -25,6 +25,34 @@ int replay_usage_error(const char *verb, const char *format, ...)
   return REPLAY_USAGE;
 }
 
+static int end_line(struct replay_line *line, int status)
+{
+  line->ended = true;
+  line->status = status;
+  return 0;
+}
+
+int replay_line_next(struct replay_line *line)
+{
+  while (!line->ended) {
+    int option = getopt_long(line->argc, line->argv, "h", line->options, NULL);
+    if (option == -1)
+      return 0;
+    if (option == '?') /* getopt has said what is wrong */
+      return end_line(line, REPLAY_USAGE);
+    if (option == REPLAY_OPTION_HELP) {
+      fputs(line->help, stdout);
+      return end_line(line, REPLAY_OK);
+    }
+    int taken = line->select ? replay_select_take(line->select, option, optarg) : 0;
+    if (taken < 0)
+      return end_line(line, replay_usage_error(line->verb, "%s", bus_error_message()));
+    if (taken == 0)
+      return option;
+  }
+  return 0;
+}
+
 int replay_fail(const char *verb)
 {
   char text[1024];

@@ -327,29 +327,15 @@ int replay_diff(int argc, char **argv)
                                           {NULL, 0, NULL, 0}};
   struct replay_select select = {0};
   struct comparison comparison = {.flags = 0};
-  int option, taken;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    if ((taken = replay_select_take(&select, option, optarg)) < 0)
-      return replay_usage_error("diff", "%s", bus_error_message());
-    if (taken)
-      continue;
-    switch (option) {
-    case JSON:
+  struct replay_line line = {"diff", help, argc, argv, options, &select, false, 0};
+  for (int option; (option = replay_line_next(&line)) != 0;) {
+    if (option == JSON)
       comparison.as_json = true;
-      break;
-    case EXACT:
-      comparison.flags |= BUS_CAPTURE_EXACT;
-      break;
-    case NO_TIME:
-      comparison.flags |= BUS_CAPTURE_NO_TIME;
-      break;
-    case REPLAY_OPTION_HELP:
-      fputs(help, stdout);
-      return REPLAY_OK;
-    default:
-      return REPLAY_USAGE;
-    }
+    else
+      comparison.flags |= option == EXACT ? BUS_CAPTURE_EXACT : BUS_CAPTURE_NO_TIME;
   }
+  if (line.ended)
+    return line.status;
   if (argc - optind != 2)
     return replay_usage_error("diff", "give two captures");
   return diff_main(&comparison, &select, argv + optind);

@@ -166,26 +166,15 @@ int replay_export(int argc, char **argv)
   struct replay_select select = {0};
   struct export export = {.raw = false};
   const char *format = NULL;
-  int option, taken;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    if ((taken = replay_select_take(&select, option, optarg)) < 0)
-      return replay_usage_error("export", "%s", bus_error_message());
-    if (taken)
-      continue;
-    switch (option) {
-    case FORMAT:
+  struct replay_line line = {"export", help, argc, argv, options, &select, false, 0};
+  for (int option; (option = replay_line_next(&line)) != 0;) {
+    if (option == FORMAT)
       format = optarg;
-      break;
-    case RAW:
+    else
       export.raw = true;
-      break;
-    case REPLAY_OPTION_HELP:
-      fputs(help, stdout);
-      return REPLAY_OK;
-    default:
-      return REPLAY_USAGE;
-    }
   }
+  if (line.ended)
+    return line.status;
   if (argc - optind != 2)
     return replay_usage_error("export", "give a capture and a new directory");
   if (!format)

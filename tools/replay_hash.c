@@ -204,29 +204,15 @@ int replay_hash(int argc, char **argv)
                                           {NULL, 0, NULL, 0}};
   struct replay_select select = {0};
   struct hashing hashing = {0};
-  int option, taken;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    if ((taken = replay_select_take(&select, option, optarg)) < 0)
-      return replay_usage_error("hash", "%s", bus_error_message());
-    if (taken)
-      continue;
-    switch (option) {
-    case JSON:
+  struct replay_line line = {"hash", help, argc, argv, options, &select, false, 0};
+  for (int option; (option = replay_line_next(&line)) != 0;) {
+    if (option == JSON)
       hashing.as_json = true;
-      break;
-    case EXACT:
-      hashing.flags |= BUS_CAPTURE_EXACT;
-      break;
-    case NO_TIME:
-      hashing.flags |= BUS_CAPTURE_NO_TIME;
-      break;
-    case REPLAY_OPTION_HELP:
-      fputs(help, stdout);
-      return REPLAY_OK;
-    default:
-      return REPLAY_USAGE;
-    }
+    else
+      hashing.flags |= option == EXACT ? BUS_CAPTURE_EXACT : BUS_CAPTURE_NO_TIME;
   }
+  if (line.ended)
+    return line.status;
   if (argc - optind != 1)
     return replay_usage_error("hash", "give one capture");
   return hash_main(&hashing, &select, argv[optind]);

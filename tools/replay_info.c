@@ -148,16 +148,11 @@ int replay_info(int argc, char **argv)
                                           {NULL, 0, NULL, 0}};
   struct bus_capture *capture;
   bool as_json = false;
-  int option;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    if (option == REPLAY_OPTION_HELP) {
-      fputs(help, stdout);
-      return REPLAY_OK;
-    }
-    if (option != REPLAY_OPTION_OWN)
-      return REPLAY_USAGE;
+  struct replay_line line = {"info", help, argc, argv, options, NULL, false, 0};
+  while (replay_line_next(&line) != 0)
     as_json = true;
-  }
+  if (line.ended)
+    return line.status;
   if (argc - optind != 1)
     return replay_usage_error("info", "give one capture");
   int status = replay_open("info", argv[optind], &capture);

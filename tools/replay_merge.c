@@ -271,17 +271,10 @@ int replay_merge(int argc, char **argv)
   static const struct option options[] = {
       REPLAY_SELECT_OPTIONS, {"help", no_argument, NULL, REPLAY_OPTION_HELP}, {NULL, 0, NULL, 0}};
   struct replay_select select = {0};
-  int option, taken;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    if ((taken = replay_select_take(&select, option, optarg)) < 0)
-      return replay_usage_error("merge", "%s", bus_error_message());
-    if (taken)
-      continue;
-    if (option != REPLAY_OPTION_HELP)
-      return REPLAY_USAGE;
-    fputs(help, stdout);
-    return REPLAY_OK;
-  }
+  struct replay_line line = {"merge", help, argc, argv, options, &select, false, 0};
+  replay_line_next(&line); /* no option of its own: goes to the end */
+  if (line.ended)
+    return line.status;
   int captures = argc - optind - 1;
   if (captures < 1 || captures > CAPTURES_MAX)
     return replay_usage_error("merge", "give 1 to %d captures and a new directory", CAPTURES_MAX);

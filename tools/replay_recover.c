@@ -102,13 +102,10 @@ int replay_recover(int argc, char **argv)
   static const struct option options[] = {{"help", no_argument, NULL, REPLAY_OPTION_HELP},
                                           {NULL, 0, NULL, 0}};
   struct recovery recovery = {.capture = NULL};
-  int option;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    if (option != REPLAY_OPTION_HELP)
-      return REPLAY_USAGE;
-    fputs(help, stdout);
-    return REPLAY_OK;
-  }
+  struct replay_line line = {"recover", help, argc, argv, options, NULL, false, 0};
+  replay_line_next(&line); /* no option of its own: goes to the end */
+  if (line.ended)
+    return line.status;
   if (argc - optind != 2)
     return replay_usage_error("recover", "give a capture and a new directory");
   int status = replay_open("recover", argv[optind], &recovery.capture);

@@ -175,22 +175,15 @@ int replay_stats(int argc, char **argv)
   struct bus_capture *capture;
   const char *svg_path = NULL;
   bool as_json = false;
-  int option;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    int taken = replay_select_take(&select, option, optarg);
-    if (taken < 0)
-      return replay_usage_error("stats", "%s", bus_error_message());
-    if (option == REPLAY_OPTION_HELP) {
-      fputs(help, stdout);
-      return REPLAY_OK;
-    }
+  struct replay_line line = {"stats", help, argc, argv, options, &select, false, 0};
+  for (int option; (option = replay_line_next(&line)) != 0;) {
     if (option == OPTION_SVG)
       svg_path = optarg;
-    else if (option == OPTION_JSON)
+    else
       as_json = true;
-    else if (!taken)
-      return REPLAY_USAGE;
   }
+  if (line.ended)
+    return line.status;
   if (argc - optind != 1)
     return replay_usage_error("stats", "give one capture");
   int status = replay_open("stats", argv[optind], &capture);

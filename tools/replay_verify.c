@@ -100,21 +100,17 @@ int replay_verify(int argc, char **argv)
   struct bus_capture *capture;
   const char *model = NULL, *engine = NULL;
   bool as_json = false;
-  int option;
-  while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-    if (option == REPLAY_OPTION_HELP) {
-      fputs(help, stdout);
-      return REPLAY_OK;
-    }
+  struct replay_line line = {"verify", help, argc, argv, options, NULL, false, 0};
+  for (int option; (option = replay_line_next(&line)) != 0;) {
     if (option == OPTION_INFER)
       model = optarg;
     else if (option == OPTION_ENGINE)
       engine = optarg;
-    else if (option == OPTION_JSON)
-      as_json = true;
     else
-      return REPLAY_USAGE;
+      as_json = true;
   }
+  if (line.ended)
+    return line.status;
   if (argc - optind != 1)
     return replay_usage_error("verify", "give one capture");
   if (engine && !model)

@@ -183,6 +183,27 @@ bool ops_doctor_needs_cpus(const struct ops_doctor *doctor, struct ops_doctor_ch
   return true;
 }
 
+void ops_doctor_check_mask(struct ops_doctor *doctor, const char *key, const char *why,
+                           const char *root, const char *shown, const char *name)
+{
+  char text[OPS_CPU_LIST_BYTES], mask[OPS_CPU_LIST_BYTES];
+  struct ops_cpu_list list;
+  struct ops_doctor_check *check = ops_doctor_add(doctor, key, why);
+  if (ops_doctor_needs_cpus(doctor, check))
+    return;
+  int length = ops_doctor_read(text, sizeof text, root, "%s", name);
+  int error = length < 0 ? length : ops_cpu_list_parse_mask(&list, text, name);
+  if (error) {
+    ops_doctor_unreadable(check, error);
+    return;
+  }
+  bool hit = ops_cpu_list_intersects(&list, &doctor->cpus);
+  ops_doctor_found(check, hit ? OPS_DOCTOR_WARN : OPS_DOCTOR_PASS, "mask %s", text);
+  if (hit)
+    ops_doctor_remedy(check, OPS_REMEDY_COMMAND, "echo %s > %s/%s",
+                      ops_cpu_list_format_mask(&doctor->house, mask, sizeof mask), shown, name);
+}
+
 int ops_doctor_read(char *text, size_t size, const char *root, const char *format, ...)
 {
   char path[OPS_PATH_BYTES], name[OPS_PATH_BYTES];

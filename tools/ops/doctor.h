@@ -107,6 +107,11 @@ void ops_doctor_unreadable(struct ops_doctor_check *check, int error);
 /* Skips it because no CPUs are named; true when it did. */
 bool ops_doctor_needs_cpus(const struct ops_doctor *doctor, struct ops_doctor_check *check);
 
+/* A check of the kernel's mask of CPUs in "root/name", which must have none of the named CPUs; the
+ * remedy writes the others to "shown/name" (`shown`: what the root is called on a machine). */
+void ops_doctor_check_mask(struct ops_doctor *doctor, const char *key, const char *why,
+                           const char *root, const char *shown, const char *name);
+
 /* Reads "root/name"; as ops_file_read. */
 int ops_doctor_read(char *text, size_t size, const char *root, const char *format, ...)
     BUS_PRINTF(4, 5);

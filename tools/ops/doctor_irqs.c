@@ -62,24 +62,9 @@ static void check_devices(struct ops_doctor *doctor)
 
 static void check_default(struct ops_doctor *doctor)
 {
-  char text[OPS_CPU_LIST_BYTES], mask[OPS_CPU_LIST_BYTES];
-  struct ops_cpu_list list;
-  struct ops_doctor_check *check = ops_doctor_add(
-      doctor, "irq_default", "interrupts of devices that come later are allowed on these CPUs");
-  if (ops_doctor_needs_cpus(doctor, check))
-    return;
-  int length =
-      ops_doctor_read(text, sizeof text, doctor->system->proc_root, "irq/default_smp_affinity");
-  int error = length < 0 ? length : ops_cpu_list_parse_mask(&list, text, "default_smp_affinity");
-  if (error) {
-    ops_doctor_unreadable(check, error);
-    return;
-  }
-  bool hit = ops_cpu_list_intersects(&list, &doctor->cpus);
-  ops_doctor_found(check, hit ? OPS_DOCTOR_WARN : OPS_DOCTOR_PASS, "mask %s", text);
-  if (hit)
-    ops_doctor_remedy(check, OPS_REMEDY_COMMAND, "echo %s > /proc/irq/default_smp_affinity",
-                      ops_cpu_list_format_mask(&doctor->house, mask, sizeof mask));
+  ops_doctor_check_mask(doctor, "irq_default",
+                        "interrupts of devices that come later are allowed on these CPUs",
+                        doctor->system->proc_root, "/proc", "irq/default_smp_affinity");
 }
 
 static void check_irqbalance(struct ops_doctor *doctor)

@@ -218,24 +218,9 @@ static void check_siblings(struct ops_doctor *doctor)
 
 static void check_workqueues(struct ops_doctor *doctor)
 {
-  char text[OPS_CPU_LIST_BYTES], mask[OPS_CPU_LIST_BYTES];
-  struct ops_cpu_list list;
-  struct ops_doctor_check *check = ops_doctor_add(
-      doctor, "workqueues", "the kernel's deferred work runs on any CPU of this mask");
-  if (ops_doctor_needs_cpus(doctor, check))
-    return;
-  int length = ops_doctor_read(text, sizeof text, doctor->system->sys_root,
-                               "devices/virtual/workqueue/cpumask");
-  int error = length < 0 ? length : ops_cpu_list_parse_mask(&list, text, "workqueue/cpumask");
-  if (error) {
-    ops_doctor_unreadable(check, error);
-    return;
-  }
-  bool hit = ops_cpu_list_intersects(&list, &doctor->cpus);
-  ops_doctor_found(check, hit ? OPS_DOCTOR_WARN : OPS_DOCTOR_PASS, "mask %s", text);
-  if (hit)
-    ops_doctor_remedy(check, OPS_REMEDY_COMMAND, "echo %s > /sys/devices/virtual/workqueue/cpumask",
-                      ops_cpu_list_format_mask(&doctor->house, mask, sizeof mask));
+  ops_doctor_check_mask(doctor, "workqueues",
+                        "the kernel's deferred work runs on any CPU of this mask",
+                        doctor->system->sys_root, "/sys", "devices/virtual/workqueue/cpumask");
 }
 
 void ops_doctor_check_isolation(struct ops_doctor *doctor)
