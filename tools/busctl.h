@@ -46,12 +46,8 @@ enum busctl_option { BUSCTL_OPTION_BUS = 'b', BUSCTL_OPTION_HELP = 'h', BUSCTL_O
     NULL, 0, NULL, 0                                                                               \
   }
 
-/* The reading of a verb's command line. The verb fills in the first five, the rest 0:
- *
- *   struct busctl_line line = {.argc = argc, .argv = argv, .verb = "x", .help = help, .options =
- * o}; for (int option; (option = busctl_line_next(&line)) != 0;) if (option == OWN &&
- * bus_parse_integer(optarg, ..) != BUS_OK) busctl_line_refuse(&line); if (line.ended) return
- * line.status; */
+/* The reading of a verb's command line: the verb fills in the first six (the rest is 0), takes its
+ * own options from busctl_line_next until that returns 0, and returns line.status if line.ended. */
 struct busctl_line {
   int argc;
   char **argv;

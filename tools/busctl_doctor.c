@@ -238,11 +238,6 @@ static int take_option(struct doctor_options *options, int option, const char *v
   case OPTION_JSON:
     options->json = true;
     break;
-  case BUSCTL_OPTION_BUS:
-    options->directory = value ? value : "";
-    break;
-  default:
-    return BUSCTL_USAGE;
   }
   return error ? busctl_usage_error("doctor", "%s", bus_error_message()) : BUSCTL_OK;
 }
@@ -256,19 +251,17 @@ int busctl_doctor(int argc, char **argv)
                                         {"svg", required_argument, NULL, OPTION_SVG},
                                         {"json", no_argument, NULL, OPTION_JSON},
                                         BUSCTL_COMMON_OPTIONS};
-  struct doctor_options options = {.directory = bus_directory_default(), .cpu = -1};
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", known, NULL)) != -1) {
-    if (option == BUSCTL_OPTION_HELP) {
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    }
-    int status = option == '?' ? BUSCTL_USAGE : take_option(&options, option, optarg);
+  struct doctor_options options = {.cpu = -1};
+  struct busctl_line line = {
+      .argc = argc, .argv = argv, .verb = "doctor", .help = help, .options = known};
+  for (int option; (option = busctl_line_next(&line)) != 0;) {
+    int status = take_option(&options, option, optarg);
     if (status != BUSCTL_OK)
       return status;
   }
-  if (optind < argc)
-    return busctl_usage_error("doctor", "'%s' is one argument too many", argv[optind]);
+  if (line.ended)
+    return line.status;
+  options.directory = line.directory ? line.directory : bus_directory_default();
   if ((options.seconds > 0) != (options.cpu >= 0))
     return busctl_usage_error("doctor", "--measure and --cpu go together");
   if ((options.svg || options.ordinary) && !options.seconds)

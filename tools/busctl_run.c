@@ -69,20 +69,15 @@ static int run(const char *name, const char *file, const char *directory, struct
 int busctl_run(int argc, char **argv)
 {
   static const struct option options[] = {BUSCTL_COMMON_OPTIONS};
-  const char *directory = NULL;
-  int option;
-  while ((option = getopt_long(argc, argv, "b:h", options, NULL)) != -1) {
-    switch (option) {
-    case BUSCTL_OPTION_BUS:
-      directory = optarg;
-      break;
-    case BUSCTL_OPTION_HELP:
-      fputs(help, stdout);
-      return BUSCTL_OK;
-    default:
-      return BUSCTL_USAGE;
-    }
-  }
+  struct busctl_line line = {.argc = argc,
+                             .argv = argv,
+                             .verb = "run",
+                             .help = help,
+                             .options = options,
+                             .operands_max = argc}; /* too many or too few: one message, below */
+  busctl_line_next(&line);                          /* no option of its own: goes to the end */
+  if (line.ended)
+    return line.status;
   if (argc - optind != 2)
     return busctl_usage_error("run", "give a section and a configuration file");
   struct bus_config *config = malloc(sizeof *config);
@@ -90,7 +85,7 @@ int busctl_run(int argc, char **argv)
     bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
     return busctl_fail("run");
   }
-  int status = run(argv[optind], argv[optind + 1], directory, config);
+  int status = run(argv[optind], argv[optind + 1], line.directory, config);
   free(config);
   return status;
 }
