@@ -62,6 +62,8 @@ uint64_t bus_layout_object_bytes(const struct bus_entry *entry)
                                         : 0;
   case BUS_OBJECT_TEXT:
     return depth >= 1 && depth <= 65536 ? depth : 0;
+  case BUS_OBJECT_TABLE:
+    return lines && depth >= 1 && depth <= 65536 ? depth * entry->record_size : 0;
   case BUS_OBJECT_STAGING:
     return entry->record_size >= BUS_STAGING_ALIGNMENT && entry->record_size <= 16u << 20 &&
                    entry->record_size % BUS_STAGING_ALIGNMENT == 0 && depth >= 4 && depth <= 1024
@@ -187,7 +189,8 @@ const char *bus_object_type_name(uint32_t type)
 
 const char *bus_record_type_name(uint32_t type)
 {
-  static const char *const names[] = {"raw", "feature", "signal", "gap"};
+  static const char *const names[] = {"raw", "feature",     "signal",
+                                      "gap", "llm-request", "llm-reply"};
   return name_of(type, names, BUS_COUNT_OF(names));
 }
 

@@ -15,7 +15,7 @@
 BUS_BEGIN_DECLARATIONS
 
 #define BUS_MAGIC             0x3130535542474953ull /* "SIGBUS01" in a hex dump */
-#define BUS_ABI_VERSION       2u
+#define BUS_ABI_VERSION       3u
 #define BUS_HEADER_BYTES      512u
 #define BUS_ENTRY_BYTES       128u
 #define BUS_ENTRIES_MAX       512u
@@ -49,7 +49,8 @@ enum bus_object_type {
   BUS_OBJECT_BOARD = 5,     /* latest record for each symbol, see board.h */
   BUS_OBJECT_SYMBOLS = 6,   /* struct bus_symbol table, see symbols.h */
   BUS_OBJECT_TEXT = 7,      /* NUL-terminated UTF-8, for people */
-  BUS_OBJECT_STAGING = 8    /* a recorder's blocks on their way to disk; its own business */
+  BUS_OBJECT_STAGING = 8,   /* a recorder's blocks on their way to disk; its own business */
+  BUS_OBJECT_TABLE = 9      /* elements that the owner keeps for its successor; its own business */
 };
 
 /* What a producer does when its reliable consumer is `depth` records behind. */
@@ -203,7 +204,7 @@ BUS_STATIC_ASSERT(sizeof(struct bus_ring_header) == BUS_RING_HEADER_BYTES, "slot
 /* Bytes that an object of this type, record_size and depth takes, 0 when the parameters are out of
  * range: ring record_size 64..1 MiB, a multiple of 64; boards hold signals of 64; ring depth a
  * power of two, 4..2^30, and a policy of the enum; board depth 1..65536; symbols 1..65535; text
- * depth (bytes) 1..65536; staging record_size 4 KiB..16 MiB, a multiple of 4 KiB, and depth
+ * depth (bytes) 1..65536; table record_size as a ring's, depth 1..65536; staging record_size 4 KiB..16 MiB, a multiple of 4 KiB, and depth
  * 4..1024; position, counter and histogram depth 1. Pure. */
 BUS_EXPORT uint64_t bus_layout_object_bytes(const struct bus_entry *entry);
 

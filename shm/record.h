@@ -13,10 +13,12 @@ BUS_BEGIN_DECLARATIONS
 
 /* What a ring's slots hold; stored in the ring's directory entry. */
 enum bus_record_type {
-  BUS_RECORD_RAW = 0,     /* bytes; only the stamp is defined */
-  BUS_RECORD_FEATURE = 1, /* struct bus_feature */
-  BUS_RECORD_SIGNAL = 2,  /* struct bus_signal */
-  BUS_RECORD_GAP = 3      /* struct bus_gap */
+  BUS_RECORD_RAW = 0,         /* bytes; only the stamp is defined */
+  BUS_RECORD_FEATURE = 1,     /* struct bus_feature */
+  BUS_RECORD_SIGNAL = 2,      /* struct bus_signal */
+  BUS_RECORD_GAP = 3,         /* struct bus_gap */
+  BUS_RECORD_LLM_REQUEST = 4, /* struct bus_llm_request and text, see llm_record.h */
+  BUS_RECORD_LLM_REPLY = 5    /* struct bus_llm_reply and text */
 };
 
 /* bus_feature.flags */

@@ -85,7 +85,8 @@ ENUM(bus_backing, BACKINGS)
   X(BUS_OBJECT_BOARD, "latest record for each symbol")                                             \
   X(BUS_OBJECT_SYMBOLS, "symbol table")                                                            \
   X(BUS_OBJECT_TEXT, "NUL-terminated UTF-8, for people")                                           \
-  X(BUS_OBJECT_STAGING, "a recorder's blocks on their way to disk: its own business")
+  X(BUS_OBJECT_STAGING, "a recorder's blocks on their way to disk: its own business")              \
+  X(BUS_OBJECT_TABLE, "elements that the owner keeps for its successor: its own business")
 ENUM(bus_object_type, OBJECT_TYPES)
 
 #define POLICIES(X)                                                                                \
@@ -98,7 +99,9 @@ ENUM(bus_policy, POLICIES)
   X(BUS_RECORD_RAW, "bytes; only the stamp is defined")                                            \
   X(BUS_RECORD_FEATURE, "bus_feature, 128 bytes")                                                  \
   X(BUS_RECORD_SIGNAL, "bus_signal, 64 bytes")                                                     \
-  X(BUS_RECORD_GAP, "bus_gap, 64 bytes")
+  X(BUS_RECORD_GAP, "bus_gap, 64 bytes")                                                           \
+  X(BUS_RECORD_LLM_REQUEST, "bus_llm_request, 128 bytes, and text")                                \
+  X(BUS_RECORD_LLM_REPLY, "bus_llm_reply, 128 bytes, and text")
 ENUM(bus_record_type, RECORD_TYPES)
 
 #define FEATURE_FLAGS(X)                                                                           \

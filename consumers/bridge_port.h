@@ -1,0 +1,80 @@
+/* bridge_port.h: the bridge's side of one client: requests in, replies out, with the room that is
+ * held free for final replies. No clocks and no system calls. One thread.
+ *
+ * What the client's ring holds is hostile: every fragment is checked against the one before it and
+ * against the limits, and a message that does not add up is skipped and counted. */
+#ifndef SIGNALBUS_BRIDGE_PORT_H
+#define SIGNALBUS_BRIDGE_PORT_H
+
+#include "consumers/bridge_table.h"
+#include "shm/ring.h"
+
+BUS_BEGIN_DECLARATIONS
+
+struct bus_bridge_port {
+  char client[BUS_LLM_NAME_BYTES];
+  struct bus_consumer *requests; /* NULL: not attached now */
+  uint64_t instance;             /* of the client's file; 0: never seen */
+  struct bus_producer *replies;  /* always there */
+  uint64_t reserved_slots;       /* for final replies of entries in the table */
+  uint64_t invalid;              /* fragments skipped */
+};
+
+/* What bus_bridge_port_take found. */
+enum bus_bridge_intake {
+  BUS_BRIDGE_INTAKE_NONE = 0,    /* nothing whole yet, or no room for its reply: later */
+  BUS_BRIDGE_INTAKE_REQUEST = 1, /* claimed */
+  BUS_BRIDGE_INTAKE_CANCEL = 2   /* request->id, request->class unused: still in the ring */
+};
+
+/* Looks at the next message of the client. A whole request is copied into `entry` (FREE, its index
+ * the caller's), whose state becomes CLAIMED, and only then released in the ring: `reply_slots` of
+ * room are reserved, or nothing is taken while there are not so many (reply_slots is first brought
+ * into 1..half of the ring's depth). A request whose text exceeds the entry, whose kind or name is
+ * wrong is claimed too, with *valid false: the caller answers BAD_REQUEST. A CANCEL is copied to
+ * *request and stays until bus_bridge_port_cancel_done. Fragments that make no message are skipped
+ * and counted. `entry` NULL: no entry is free; only cancels are taken. accepted_ns is set to now.
+ */
+BUS_EXPORT uint32_t bus_bridge_port_take(struct bus_bridge_port *port,
+                                         const struct bus_bridge_table *table,
+                                         struct bus_bridge_entry *entry, uint64_t now_ns,
+                                         struct bus_llm_request *request, bool *valid);
+
+/* Releases the CANCEL that take returned, after the entry was marked. */
+BUS_EXPORT void bus_bridge_port_cancel_done(struct bus_bridge_port *port);
+
+/* After the port's consumer has joined (again): moves it past every request of this client and
+ * instance that the table holds already, and returns. O(table). */
+BUS_EXPORT void bus_bridge_port_resume(struct bus_bridge_port *port,
+                                       const struct bus_bridge_table *table);
+
+/* Publishes a partial reply: `reply` filled but for text fields and fragments, `text` its piece.
+ * Takes no reserved room and leaves an eighth of the ring free beside it; a piece longer than a
+ * slot goes out in several partial replies. Returns BUS_OK, or BUS_ERROR_AGAIN when there is no
+ * room: nothing was published. */
+BUS_EXPORT int bus_bridge_port_partial(struct bus_bridge_port *port,
+                                       const struct bus_llm_reply *reply, const char *text,
+                                       uint32_t text_bytes);
+
+/* Publishes the final reply of `entry` (DONE): text longer than its reply_slots hold is cut (flag
+ * CUT). DONE -> PUBLISHING -> slots -> PUBLISHED -> FREE, and the reserved room is given back.
+ * `transition`, where not NULL, is called after each store of a state and each commit. Returns
+ * BUS_OK, or BUS_ERROR_AGAIN when the ring has no room (a client that does not read and a restart
+ * in between): nothing was changed. */
+BUS_EXPORT int bus_bridge_port_final(struct bus_bridge_port *port, struct bus_bridge_entry *entry,
+                                     const struct bus_llm_reply *reply, const char *text,
+                                     uint32_t text_bytes, void (*transition)(void *context),
+                                     void *context);
+
+/* Recovery, with the port's producer initialised: settles an entry in PUBLISHING or PUBLISHED: FREE
+ * when its reply is whole in the ring (returns true), else DISPATCHED. Entries in other states are
+ * left alone. Reserves room again for what remains. */
+BUS_EXPORT bool bus_bridge_port_recover(struct bus_bridge_port *port,
+                                        struct bus_bridge_entry *entry);
+
+/* Drops an entry whose client's file is gone: FREE, room given back, no reply. */
+BUS_EXPORT void bus_bridge_port_drop(struct bus_bridge_port *port, struct bus_bridge_entry *entry);
+
+BUS_END_DECLARATIONS
+
+#endif
