@@ -34,7 +34,6 @@ struct epoll_transport {
   struct bus_transport_slots slots;
   struct bus_transport_timers timers; /* of connecting; and, due at once, those with an error */
   struct connection *connections;
-  uint32_t open_count;
   char receive_buffers[RECEIVE_BUFFERS][RECEIVE_BUFFER_BYTES];
 };
 
@@ -65,7 +64,7 @@ static int open_connection(struct bus_transport *transport, const struct bus_tra
     return handle;
   const uint32_t index = (uint32_t)bus_transport_slots_find(&self->slots, (uint32_t)handle);
   struct connection *connection = &self->connections[index];
-  int result = connection->fd = bus_transport_socket(peer);
+  int result = connection->fd = bus_transport_socket(peer, SOCK_NONBLOCK);
   if (result >= 0 && watch(self, index, EPOLL_CTL_ADD, EPOLLOUT) != 0) {
     result = bus_error_set_errno("watching a socket");
     close(connection->fd);
@@ -78,7 +77,6 @@ static int open_connection(struct bus_transport *transport, const struct bus_tra
   connection->state = CONNECTING;
   connection->watches_output = true;
   connection->error = 0;
-  self->open_count++;
   const struct sockaddr *address = (const struct sockaddr *)&peer->address;
   if (connect(connection->fd, address, peer->address_bytes) != 0 && errno != EINPROGRESS)
     fail_soon(self, index, errno);
@@ -179,7 +177,6 @@ static void close_connection(struct bus_transport *transport, uint32_t handle)
   close(connection->fd); /* which ends its watch too */
   drop_output(connection);
   connection->state = UNUSED;
-  self->open_count--;
   bus_transport_slots_retire(&self->slots, index);
   bus_transport_slots_give(&self->slots, index);
 }
@@ -294,7 +291,7 @@ static int poll_events(struct bus_transport *transport, struct bus_transport_eve
 {
   struct epoll_transport *self = epoll_of(transport);
   uint32_t taken = take_due(self, events, count);
-  if (taken == count || (self->open_count == 0 && wait_ns == 0))
+  if (taken == count || (self->slots.open_count == 0 && wait_ns == 0))
     return (int)taken;
   struct epoll_event ready[RECEIVE_BUFFERS];
   const uint32_t room = count - taken;
@@ -344,7 +341,7 @@ int bus_transport_epoll_new(uint32_t connections_max, struct bus_transport **tra
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   self->transport.operations = &operations;
   self->epoll_fd = -1;
-  int error = bus_transport_slots_init(&self->slots, connections_max);
+  int error = bus_transport_slots_init(&self->slots, connections_max, 0);
   if (!error)
     error = bus_transport_timers_init(&self->timers, connections_max);
   if (!error) {

@@ -20,13 +20,16 @@
 #define KEEPALIVE_INTERVAL_S 10
 #define KEEPALIVE_PROBES     3
 
-int bus_transport_slots_init(struct bus_transport_slots *slots, uint32_t capacity)
+int bus_transport_slots_init(struct bus_transport_slots *slots, uint32_t open_max, uint32_t spare)
 {
-  if (capacity == 0 || capacity > BUS_TRANSPORT_CONNECTIONS_MAX)
+  if (open_max == 0 || open_max > BUS_TRANSPORT_CONNECTIONS_MAX)
     return bus_error_set(BUS_ERROR_INVALID,
-                         "a transport for %u connections: give a number from 1 to %u", capacity,
+                         "a transport for %u connections: give a number from 1 to %u", open_max,
                          BUS_TRANSPORT_CONNECTIONS_MAX);
+  const uint32_t spare_max = BUS_TRANSPORT_CONNECTIONS_MAX - open_max;
+  const uint32_t capacity = open_max + (spare < spare_max ? spare : spare_max);
   *slots = (struct bus_transport_slots){
+      .open_max = open_max,
       .capacity = capacity,
       .free_count = capacity,
       .free_queue = malloc(capacity * sizeof *slots->free_queue),
@@ -50,13 +53,16 @@ void bus_transport_slots_free(struct bus_transport_slots *slots)
 
 int bus_transport_slots_take(struct bus_transport_slots *slots)
 {
-  if (slots->free_count == 0)
+  if (slots->open_count == slots->open_max || slots->free_count == 0)
     return bus_error_set(BUS_ERROR_NO_SPACE,
-                         "all %u connections are in use: close some or configure more",
-                         slots->capacity);
+                         "of %u connections %u are in use and %u being closed: close some, poll, "
+                         "or configure more",
+                         slots->open_max, slots->open_count,
+                         slots->capacity - slots->free_count - slots->open_count);
   const uint32_t index = slots->free_queue[slots->free_first];
   slots->free_first = (slots->free_first + 1) % slots->capacity;
   slots->free_count--;
+  slots->open_count++;
   const uint32_t handle = slots->handles[index];
   slots->handles[index] = handle | OPEN;
   return (int)handle;
@@ -79,6 +85,7 @@ void bus_transport_slots_retire(struct bus_transport_slots *slots, uint32_t inde
 {
   const uint32_t handle = slots->handles[index] & ~OPEN;
   slots->handles[index] = (handle + (1u << INDEX_BITS)) & ~OPEN;
+  slots->open_count--;
 }
 
 void bus_transport_slots_give(struct bus_transport_slots *slots, uint32_t index)
@@ -177,7 +184,7 @@ static void set_option(int fd, int level, int name, int value)
   (void)setsockopt(fd, level, name, &value, sizeof value);
 }
 
-int bus_transport_socket(const struct bus_transport_peer *peer)
+int bus_transport_socket(const struct bus_transport_peer *peer, int flags)
 {
   if (peer->tls)
     return bus_error_set(BUS_ERROR_UNSUPPORTED,
@@ -185,10 +192,15 @@ int bus_transport_socket(const struct bus_transport_peer *peer)
                          "it with bus_transport_tls_new",
                          peer->server_name);
   const int family = peer->address.ss_family;
-  const int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  const int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
   if (fd < 0)
     return bus_error_set_errno("socket of address family %d", family);
   if (family == AF_INET || family == AF_INET6) {
+    /* To close is to abort: a server sees at its next write that nobody wants the answer, where it
+     * would take another one to find that out of an orderly end, and nothing lingers behind a
+     * server that does not read. */
+    const struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);

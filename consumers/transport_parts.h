@@ -12,6 +12,8 @@ BUS_BEGIN_DECLARATIONS
 /* A handle is an index (its low 16 bits) and a generation. Indices are given out in the order in
  * which they came back, so that a handle comes again only after 2^15 uses of its index. */
 struct bus_transport_slots {
+  uint32_t open_max;
+  uint32_t open_count; /* taken and not retired */
   uint32_t capacity;
   uint32_t free_count;
   uint32_t free_first;
@@ -19,9 +21,11 @@ struct bus_transport_slots {
   uint32_t *handles;    /* each index's handle, with OPEN where it is in use */
 };
 
-/* For `capacity` connections. BUS_OK, or with a message BUS_ERROR_INVALID or BUS_ERROR_NO_SPACE;
- * after an error nothing is to be freed. */
-BUS_EXPORT int bus_transport_slots_init(struct bus_transport_slots *slots, uint32_t capacity);
+/* For `open_max` (1..65536) connections, and up to `spare` that are retired and not yet given back.
+ * BUS_OK, or with a message BUS_ERROR_INVALID or BUS_ERROR_NO_SPACE; after an error nothing is to
+ * be freed. */
+BUS_EXPORT int bus_transport_slots_init(struct bus_transport_slots *slots, uint32_t open_max,
+                                        uint32_t spare);
 BUS_EXPORT void bus_transport_slots_free(struct bus_transport_slots *slots);
 
 /* A handle, or BUS_ERROR_NO_SPACE with a message. */
@@ -69,10 +73,11 @@ BUS_EXPORT uint64_t bus_transport_timers_wait_ns(const struct bus_transport_time
 /* CLOCK_MONOTONIC now + `timeout_ns`, at most UINT64_MAX. */
 BUS_EXPORT uint64_t bus_transport_due_ns(uint64_t timeout_ns);
 
-/* A non-blocking socket to connect to `peer`, that sends small parts at once and notices a dead
- * host while nothing is sent. Returns the file descriptor, or with a message BUS_ERROR_NO_SPACE,
- * BUS_ERROR_IO, BUS_ERROR_DENIED, or BUS_ERROR_UNSUPPORTED when the peer wants TLS. */
-BUS_EXPORT int bus_transport_socket(const struct bus_transport_peer *peer);
+/* A socket to connect to `peer`, that sends small parts at once and notices a dead host while
+ * nothing is sent. `flags`: SOCK_NONBLOCK, or 0 for io_uring, which does not wait on a socket with
+ * that flag. Returns the file descriptor, or with a message BUS_ERROR_NO_SPACE, BUS_ERROR_IO,
+ * BUS_ERROR_DENIED, or BUS_ERROR_UNSUPPORTED when the peer wants TLS. */
+BUS_EXPORT int bus_transport_socket(const struct bus_transport_peer *peer, int flags);
 
 BUS_END_DECLARATIONS
 
