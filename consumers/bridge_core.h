@@ -28,7 +28,7 @@ struct bus_bridge_core_options {
   /* Wall clock - bus clock, for Retry-After dates. */
   int64_t realtime_offset_ns;
   /* Called after each change of the table or commit to a reply ring, for tests that kill or look
-   * there; may be NULL. */
+   * there; may be NULL. The ports are given it too. */
   void (*transition)(void *context);
   void *transition_context;
 };
@@ -50,8 +50,7 @@ BUS_EXPORT int bus_bridge_core_step(struct bus_bridge_core *core, uint64_t now_n
 BUS_EXPORT uint64_t bus_bridge_core_next_ns(const struct bus_bridge_core *core);
 
 /* Port `index` has a consumer again, of file `ports[index].instance`: entries of that client with
- * another instance are dropped, and requests that the table holds are skipped in the ring. Call it
- * before the next step. */
+ * another instance are dropped. Call it before the next step. */
 BUS_EXPORT void bus_bridge_core_attached(struct bus_bridge_core *core, uint32_t index);
 
 /* Frees private memory and closes the connections; the table keeps what is in flight, for a

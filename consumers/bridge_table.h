@@ -6,18 +6,29 @@
  * always last.
  *
  *   FREE -> CLAIMED      the request is copied here; only then is it released in its ring. When the
- *                        kill comes between, the successor finds its position here and skips it.
+ *                        kill comes between, the successor finds its end here and moves its own
+ *                        read position, which lies in the same file, before it answers anything:
+ *                        the client's file may be out of reach until after the answer is out and
+ *                        the entry FREE again, and then nothing would tell that it was taken.
  *   -> DISPATCHED        before the first byte can reach a server.
  *   -> DONE              the outcome is decided; its text is in private memory and dies with it.
  *   -> PUBLISHING        reply_position and reply_slots_used say where the final reply will stand,
- *                        before its first slot is committed.
+ *                        before its first slot is committed. Until it is PUBLISHED nothing else is
+ *                        committed to that ring.
  *   -> PUBLISHED -> FREE the last slot is committed.
  *
- * Recovery: CLAIMED, and DISPATCHED or DONE where `sent` is false, go on as new. Where it may have
- * been sent: again when idempotent and in time, else BRIDGE_RESTART. PUBLISHING: the ring's head
- * tells whether the whole reply is there: then it is over; if not the client throws the beginning
- * away when the next fragment 0 comes, and it is treated as DISPATCHED. Cancels are noted in
- * `cancelled` before they are released in their ring. */
+ * Recovery, all of it before anything is taken or published: CLAIMED, and DISPATCHED or DONE where
+ * `sent` is false, go on as new. Where it may have been sent: again when idempotent and in time,
+ * else BRIDGE_RESTART. PUBLISHING: when the ring's head is just behind the last slot, the reply is
+ * whole and it is over; if not the client throws the beginning away when the next fragment 0 comes,
+ * and it is treated as DISPATCHED. The beginning takes room in the ring until the client has read
+ * it; since no final reply takes more than half of the ring, the next one fits when it has. Cancels
+ * are noted in `cancelled` before they are released in their ring.
+ *
+ * The table and the reply rings are in one file: when that is replaced both are new, and what was
+ * in flight ends as LOCAL_TIMEOUT. The next bridge may then be given requests that the last one has
+ * answered already (a client learns late how far its ring was read), so a client ignores replies
+ * to ids that it does not wait for. */
 #ifndef SIGNALBUS_BRIDGE_TABLE_H
 #define SIGNALBUS_BRIDGE_TABLE_H
 
@@ -49,8 +60,9 @@ struct bus_bridge_entry {
   uint64_t reply_position;         /* PUBLISHING */
   uint32_t reply_slots_used;       /* PUBLISHING */
   uint32_t text_bytes;             /* of `text` */
-  uint8_t reserved0[48];
-  struct bus_llm_request request; /* as of its first fragment */
+  uint32_t refused;                /* 1: what was asked cannot be; BAD_REQUEST is the answer */
+  uint8_t reserved0[44];
+  struct bus_llm_request request; /* as of its first fragment; reply_slots: what is reserved */
   char text[];                    /* text_bytes, to the end of the element */
 };
 BUS_STATIC_ASSERT(sizeof(struct bus_bridge_entry) == BUS_BRIDGE_ENTRY_HEADER_BYTES,
@@ -80,8 +92,13 @@ static BUS_ALWAYS_INLINE void bus_bridge_entry_set(struct bus_bridge_entry *entr
   BUS_STORE_RELEASE(&entry->state, state);
 }
 
-/* Checks what a predecessor left: an entry whose fields cannot be (state, sizes, name, kind) is set
- * FREE and counted in *damaged: the file may have been written by anything. O(count). */
+/* True when `request` can be done as far as it says itself: kind, terminated name, a temperature
+ * that is a number. Pure. */
+BUS_EXPORT bool bus_bridge_request_is_valid(const struct bus_llm_request *request);
+
+/* Checks what a predecessor left: an entry whose fields cannot be (state, sizes, names, kind where
+ * not refused) is set FREE and counted in *damaged: the file may have been written by anything.
+ * O(count). */
 BUS_EXPORT void bus_bridge_table_check(const struct bus_bridge_table *table, uint32_t *damaged);
 
 BUS_END_DECLARATIONS
