@@ -41,11 +41,11 @@ enum bus_bridge_intake {
 /* Looks at the next message of the client. A whole request is copied into `entry` (FREE, its index
  * the caller's), whose state becomes CLAIMED, and only then released in the ring: `reply_slots` of
  * room are reserved, or nothing is taken while there are not so many (reply_slots is first brought
- * into 1..half of the ring's depth). A request whose text exceeds the entry, whose kind or name is
- * wrong is claimed too, with `refused` set and *valid false: the caller answers BAD_REQUEST. A
- * CANCEL is copied to *request and stays until bus_bridge_port_cancel_done. Fragments that make no
- * message are skipped and counted. `entry` NULL: no entry is free; only cancels are taken.
- * accepted_ns is set to now.
+ * into 1..half of the ring's depth, BUS_LLM_FRAGMENTS_MAX at most). A request whose text exceeds
+ * the entry, whose kind or name is wrong is claimed too, with `refused` set and *valid false: the
+ * caller answers BAD_REQUEST. A CANCEL is copied to *request and stays until
+ * bus_bridge_port_cancel_done. Fragments that make no message are skipped and counted. `entry`
+ * NULL: no entry is free; only cancels are taken. accepted_ns is set to now.
  */
 BUS_EXPORT uint32_t bus_bridge_port_take(struct bus_bridge_port *port,
                                          const struct bus_bridge_table *table,
