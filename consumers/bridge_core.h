@@ -27,11 +27,19 @@ struct bus_bridge_core_options {
   uint32_t epoch; /* this life's, into replies */
   /* Wall clock - bus clock, for Retry-After dates. */
   int64_t realtime_offset_ns;
+  /* Bus clock, read where a step's own time is too coarse: after its wait, and for what the bridge
+   * itself takes (in_ns, out_ns). NULL: the step's time is the only one, and neither is measured. */
+  uint64_t (*clock)(void *context);
+  void *clock_context;
   /* Called after each change of the table or commit to a reply ring, for tests that kill or look
-   * there; may be NULL. The ports are given it too. */
+   * there; may be NULL. The ports are given it by bus_bridge_core_new. */
   void (*transition)(void *context);
   void *transition_context;
 };
+
+/* Connections that a core with this configuration has open at most: what its transport must have
+ * room for. Pure. */
+BUS_EXPORT uint32_t bus_bridge_core_connections(const struct bus_bridge_config *config);
 
 /* Settles what a predecessor left in the table, then is ready to step. `options` is copied; what it
  * points to must outlive the core. Returns BUS_OK or BUS_ERROR_NO_SPACE, BUS_ERROR_INVALID with a
@@ -41,8 +49,8 @@ BUS_EXPORT int bus_bridge_core_new(const struct bus_bridge_core_options *options
 
 /* Does everything that can be done now: events of the transport (waiting `wait_ns` at most for the
  * first), timers, intake, dispatch, replies. Returns the number of things done, 0 when there was
- * nothing, or the transport's error. `now_ns`: bus clock, never backwards; where work follows a
- * wait the `clock` function of the caller is not asked: the next step sees the new time. */
+ * nothing, or the transport's error. `now_ns`: bus clock, never backwards. Does not wait past its own
+ * next timer. */
 BUS_EXPORT int bus_bridge_core_step(struct bus_bridge_core *core, uint64_t now_ns,
                                     uint64_t wait_ns);
 
