@@ -102,8 +102,7 @@ static uint64_t first_due(const struct bus_bridge_attempt *attempt,
     consider(&due_ns, which, attempt->sent_ns, config->first_token_timeout_ns,
              BUS_BRIDGE_OVERDUE_FIRST_TOKEN);
   else
-    consider(&due_ns, which, attempt->token_ns, config->token_timeout_ns,
-             BUS_BRIDGE_OVERDUE_TOKEN);
+    consider(&due_ns, which, attempt->token_ns, config->token_timeout_ns, BUS_BRIDGE_OVERDUE_TOKEN);
   uint64_t total_ns = config->total_timeout_ns;
   if (total_ns == 0 && attempt->canary)
     total_ns = CANARY_TIMEOUT_NS;

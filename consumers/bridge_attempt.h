@@ -34,8 +34,8 @@ struct bus_bridge_attempt {
   uint32_t number;     /* which attempt of its request, 1.. */
   uint32_t tokens;     /* completion_tokens when last looked */
   bool canary;
-  bool reused; /* the connection has served an exchange before */
-  bool settled; /* counted as succeeded or failed */
+  bool reused;       /* the connection has served an exchange before */
+  bool settled;      /* counted as succeeded or failed */
   uint64_t begun_ns; /* connect, or send where it was warm; WARM: since when */
   uint64_t sent_ns;  /* 0: not yet */
   uint64_t first_ns; /* first token; 0: not yet */

@@ -143,9 +143,8 @@ uint32_t bus_bridge_backend_choose(const struct bus_bridge_backend *backends,
       continue;
     }
     const struct bus_bridge_backend *other = &backends[class_config->backends[best].backend];
-    const int order =
-        compare_shares(backends[index].in_flight, class_config->backends[i].weight,
-                       other->in_flight, class_config->backends[best].weight);
+    const int order = compare_shares(backends[index].in_flight, class_config->backends[i].weight,
+                                     other->in_flight, class_config->backends[best].weight);
     if (order < 0 || (order == 0 && share->pass[i] < share->pass[best]))
       best = i;
   }
@@ -192,8 +191,7 @@ uint64_t bus_bridge_backend_done_ns(const struct bus_bridge_backend *backends,
       continue;
     const uint64_t work_ns = bus_bridge_backend_work_ns(backend, work);
     const uint64_t ahead_ns = bus_bridge_backend_work_ns(backend, ahead);
-    if (!(backend->config->prefill_tokens_per_s > 0) ||
-        !(backend->config->decode_tokens_per_s > 0))
+    if (!(backend->config->prefill_tokens_per_s > 0) || !(backend->config->decode_tokens_per_s > 0))
       return 0;
     const uint64_t wait_ns = slot_ns(backend, urgent, work, now_ns);
     slot = wait_ns < slot ? wait_ns : slot;

@@ -28,7 +28,8 @@ struct bus_bridge_core_options {
   /* Wall clock - bus clock, for Retry-After dates. */
   int64_t realtime_offset_ns;
   /* Bus clock, read where a step's own time is too coarse: after its wait, and for what the bridge
-   * itself takes (in_ns, out_ns). NULL: the step's time is the only one, and neither is measured. */
+   * itself takes (in_ns, out_ns). NULL: the step's time is the only one, and neither is measured.
+   */
   uint64_t (*clock)(void *context);
   void *clock_context;
   /* Called after each change of the table or commit to a reply ring, for tests that kill or look
@@ -49,8 +50,8 @@ BUS_EXPORT int bus_bridge_core_new(const struct bus_bridge_core_options *options
 
 /* Does everything that can be done now: events of the transport (waiting `wait_ns` at most for the
  * first), timers, intake, dispatch, replies. Returns the number of things done, 0 when there was
- * nothing, or the transport's error. `now_ns`: bus clock, never backwards. Does not wait past its own
- * next timer. */
+ * nothing, or the transport's error. `now_ns`: bus clock, never backwards. Does not wait past its
+ * own next timer. */
 BUS_EXPORT int bus_bridge_core_step(struct bus_bridge_core *core, uint64_t now_ns,
                                     uint64_t wait_ns);
 

@@ -38,9 +38,8 @@ struct bus_bridge_queue {
   uint32_t count;
 };
 
-static BUS_ALWAYS_INLINE struct bus_bridge_rank bus_bridge_rank_of(bool urgent,
-                                                                   uint64_t deadline_ns,
-                                                                   uint64_t sequence)
+static BUS_ALWAYS_INLINE struct bus_bridge_rank
+bus_bridge_rank_of(bool urgent, uint64_t deadline_ns, uint64_t sequence)
 {
   const uint64_t later = (uint64_t)1 << 63;
   uint64_t key = deadline_ns < later ? deadline_ns : later - 1;
