@@ -3,6 +3,7 @@
  * check_abi.py compares the output with the document. */
 #include "shm/histogram.h"
 #include "shm/layout.h"
+#include "shm/llm_record.h"
 #include "shm/record.h"
 
 #include <inttypes.h>
@@ -28,7 +29,8 @@ struct field {
            : "i32", uint16_t                                                                       \
            : "u16", uint8_t                                                                        \
            : "u8", int8_t                                                                          \
-           : "i8", char *                                                                          \
+           : "i8", float                                                                           \
+           : "f32", char *                                                                         \
            : "char", float *                                                                       \
            : "f32", uint8_t *                                                                      \
            : "u8", uint64_t *                                                                      \
@@ -142,6 +144,49 @@ ENUM(bus_engine_id, ENGINES)
   X(BUS_GAP_REPLACED, "the producer's file was replaced before they were read")                    \
   X(BUS_GAP_STOPPED, "committed while no recorder was running")
 ENUM(bus_gap_cause, GAP_CAUSES)
+
+#define LLM_KINDS(X)                                                                               \
+  X(BUS_LLM_CHAT, "what the user says; with MESSAGES a JSON array of messages")                    \
+  X(BUS_LLM_COMPLETION, "the beginning that the model goes on with")                               \
+  X(BUS_LLM_EMBEDDING, "what to embed; the answer is f32, little-endian")                          \
+  X(BUS_LLM_CANCEL, "no text: takes request `id` back")
+ENUM(bus_llm_kind, LLM_KINDS)
+
+#define LLM_REQUEST_FLAGS(X)                                                                       \
+  X(BUS_LLM_PARTIALS, "send pieces of the answer as they come")                                    \
+  X(BUS_LLM_IDEMPOTENT, "asking twice does no harm: may be retried, hedged, restarted")            \
+  X(BUS_LLM_URGENT, "before all that is not, and may use the reserve")                             \
+  X(BUS_LLM_MESSAGES, "chat: the text is a JSON array of {role, content}")
+ENUM(bus_llm_request_flag, LLM_REQUEST_FLAGS)
+
+#define LLM_REPLY_KINDS(X)                                                                         \
+  X(BUS_LLM_PARTIAL, "a piece of the answer; left out where there is no room")                     \
+  X(BUS_LLM_FINAL, "the only one of its request; carries the whole text")
+ENUM(bus_llm_reply_kind, LLM_REPLY_KINDS)
+
+#define LLM_STATUSES(X)                                                                            \
+  X(BUS_LLM_PENDING, "not ended: in partial replies only")                                         \
+  X(BUS_LLM_OK, "the whole answer")                                                                \
+  X(BUS_LLM_LENGTH, "the answer was cut, by `tokens_max` or by `reply_slots` (flag CUT)")          \
+  X(BUS_LLM_REJECTED_QUEUE, "too many are waiting")                                                \
+  X(BUS_LLM_REJECTED_DEADLINE, "could not be done in time, by the estimate")                       \
+  X(BUS_LLM_EXPIRED, "the deadline passed; the text so far")                                       \
+  X(BUS_LLM_CANCELLED, "taken back by the client")                                                 \
+  X(BUS_LLM_BACKEND_DOWN, "no server of the class can be reached")                                 \
+  X(BUS_LLM_UPSTREAM_4XX, "the server refused it")                                                 \
+  X(BUS_LLM_UPSTREAM_5XX, "the server failed, or its answer is none")                              \
+  X(BUS_LLM_TRUNCATED, "the server stopped in the middle; the text so far")                        \
+  X(BUS_LLM_BAD_REQUEST, "refused by the bridge: class, kind, size, JSON, UTF-8")                  \
+  X(BUS_LLM_BRIDGE_RESTART, "the bridge died meanwhile, and asking again was not allowed")         \
+  X(BUS_LLM_LOCAL_TIMEOUT, "made by the client library, never in a ring")
+ENUM(bus_llm_status, LLM_STATUSES)
+
+#define LLM_REPLY_FLAGS(X)                                                                         \
+  X(BUS_LLM_REASONING, "partial: the model's reasoning, not its answer")                           \
+  X(BUS_LLM_CUT, "final: the answer is longer than `reply_slots` hold")                            \
+  X(BUS_LLM_HEDGED, "final: a second server was asked")                                            \
+  X(BUS_LLM_LOST, "final: at least one partial reply was left out")
+ENUM(bus_llm_reply_flag, LLM_REPLY_FLAGS)
 
 static const struct field member_header_fields[] = {
     FIELD(bus_member_header, magic, "", "stored last, with release; 0: being created, or deleted"),
@@ -269,6 +314,53 @@ static const struct field gap_fields[] = {
     FIELD(bus_gap, stamp, "", "the ring's"),
 };
 
+static const struct field llm_request_fields[] = {
+    FIELD(bus_llm_request, id, "",
+          "the client's, unique over its lives, not 0; CANCEL: of what is taken back"),
+    FIELD(bus_llm_request, deadline_ns, "ns, bus clock", "the final reply is of no use after it"),
+    FIELD(bus_llm_request, submitted_ns, "ns, bus clock", "when it was asked"),
+    FIELD(bus_llm_request, text_bytes, "bytes", "text of the whole message"),
+    FIELD(bus_llm_request, fragment_bytes, "bytes", "of it in this slot"),
+    FIELD(bus_llm_request, text_offset, "bytes", "where in the message those are"),
+    FIELD(bus_llm_request, tokens_max, "tokens", "of the answer; 0: the class's limit"),
+    FIELD(bus_llm_request, fragment, "", "0..`fragments` - 1"),
+    FIELD(bus_llm_request, fragments, "", "slots of the message, 1..1024"),
+    FIELD(bus_llm_request, reply_slots, "slots", "room held free for the final reply, 1.."),
+    FIELD(bus_llm_request, kind, "", "enum bus_llm_kind"),
+    FIELD(bus_llm_request, flags, "", "enum bus_llm_request_flag, or-ed"),
+    FIELD(bus_llm_request, temperature, "", "negative: the server's default"),
+    FIELD(bus_llm_request, client_epoch, "", "the client's; for people"),
+    FIELD(bus_llm_request, class_name, "", "what it is routed by, NUL-terminated"),
+    FIELD(bus_llm_request, reserved0, "", "0; the text follows"),
+};
+
+static const struct field llm_reply_fields[] = {
+    FIELD(bus_llm_reply, id, "", "of the request"),
+    FIELD(bus_llm_reply, accepted_ns, "ns, bus clock", "when the bridge took the request"),
+    FIELD(bus_llm_reply, sent_ns, "ns, bus clock", "when the server was asked; 0: never"),
+    FIELD(bus_llm_reply, first_ns, "ns, bus clock", "when its first token came; 0: never"),
+    FIELD(bus_llm_reply, done_ns, "ns, bus clock", "when this reply was decided"),
+    FIELD(bus_llm_reply, text_bytes, "bytes", "text of the whole message"),
+    FIELD(bus_llm_reply, fragment_bytes, "bytes", "of it in this slot"),
+    FIELD(bus_llm_reply, text_offset, "bytes",
+          "final: where in the message those are; partial: where in the answer so far"),
+    FIELD(bus_llm_reply, prompt_tokens, "tokens", "as the server counted; 0: it did not say"),
+    FIELD(bus_llm_reply, completion_tokens, "tokens", "likewise"),
+    FIELD(bus_llm_reply, epoch, "", "the bridge's"),
+    FIELD(bus_llm_reply, retry_after_ms, "ms", "the server's wish; 0: none"),
+    FIELD(bus_llm_reply, fragment, "", "0..`fragments` - 1"),
+    FIELD(bus_llm_reply, fragments, "", "slots of the message; partial: 1"),
+    FIELD(bus_llm_reply, http_status, "", "0: none came"),
+    FIELD(bus_llm_reply, kind, "", "enum bus_llm_reply_kind"),
+    FIELD(bus_llm_reply, status, "", "enum bus_llm_status"),
+    FIELD(bus_llm_reply, flags, "", "enum bus_llm_reply_flag, or-ed"),
+    FIELD(bus_llm_reply, attempt, "",
+          "1..: a piece of a new attempt begins the answer anew; 0: never sent"),
+    FIELD(bus_llm_reply, reserved0, "", "0"),
+    FIELD(bus_llm_reply, backend, "", "who answered, NUL-terminated"),
+    FIELD(bus_llm_reply, reserved1, "", "0; the text follows"),
+};
+
 static const struct field symbol_fields[] = {
     FIELD(bus_symbol, name, "", "as the exchange writes it, NUL-terminated"),
     FIELD(bus_symbol, price_exponent, "", "-18..0: price = field * 10^exponent"),
@@ -349,7 +441,9 @@ static void print_constants(void)
   printf("| `BUS_RECORD_BYTES_MAX` | %u |\n", BUS_RECORD_BYTES_MAX);
   printf("| `BUS_STAGING_HEADER_BYTES` | %" PRIu64 " |\n", BUS_STAGING_HEADER_BYTES);
   printf("| `BUS_FEATURE_INPUTS` | %d |\n", BUS_FEATURE_INPUTS);
-  printf("| `BUS_HISTOGRAM_BUCKETS` | %u |\n<!-- /abi -->\n", BUS_HISTOGRAM_BUCKETS);
+  printf("| `BUS_HISTOGRAM_BUCKETS` | %u |\n", BUS_HISTOGRAM_BUCKETS);
+  printf("| `BUS_LLM_HEADER_BYTES` | %u |\n", BUS_LLM_HEADER_BYTES);
+  printf("| `BUS_LLM_FRAGMENTS_MAX` | %u |\n<!-- /abi -->\n", BUS_LLM_FRAGMENTS_MAX);
 }
 
 static uint64_t object_bytes(uint32_t type, uint32_t record_size, uint64_t depth)
@@ -367,10 +461,11 @@ static void print_sizes(void)
   static const struct {
     uint32_t type, record_size;
     uint64_t depth;
-  } cases[] = {
-      {BUS_OBJECT_RING, 64, 4},      {BUS_OBJECT_RING, 128, 16384}, {BUS_OBJECT_POSITION, 0, 1},
-      {BUS_OBJECT_COUNTER, 0, 1},    {BUS_OBJECT_HISTOGRAM, 0, 1},  {BUS_OBJECT_BOARD, 64, 256},
-      {BUS_OBJECT_SYMBOLS, 0, 1024}, {BUS_OBJECT_TEXT, 0, 512},     {BUS_OBJECT_STAGING, 4096, 8}};
+  } cases[] = {{BUS_OBJECT_RING, 64, 4},      {BUS_OBJECT_RING, 128, 16384},
+               {BUS_OBJECT_POSITION, 0, 1},   {BUS_OBJECT_COUNTER, 0, 1},
+               {BUS_OBJECT_HISTOGRAM, 0, 1},  {BUS_OBJECT_BOARD, 64, 256},
+               {BUS_OBJECT_SYMBOLS, 0, 1024}, {BUS_OBJECT_TEXT, 0, 512},
+               {BUS_OBJECT_STAGING, 4096, 8}, {BUS_OBJECT_TABLE, 4096, 16}};
   printf(
       "<!-- abi:object_sizes -->\n| type | record_size | depth | size |\n|---|---:|---:|---:|\n");
   for (size_t i = 0; i < BUS_COUNT_OF(cases); i++)
@@ -433,6 +528,8 @@ int main(void)
   PRINT_STRUCT(bus_position, position_fields);
   PRINT_STRUCT(bus_histogram, histogram_fields);
   PRINT_STRUCT(bus_gap, gap_fields);
+  PRINT_STRUCT(bus_llm_request, llm_request_fields);
+  PRINT_STRUCT(bus_llm_reply, llm_reply_fields);
   PRINT_STRUCT(bus_symbol, symbol_fields);
   PRINT_STRUCT(bus_feature, feature_fields);
   PRINT_STRUCT(bus_signal, signal_fields);
@@ -446,6 +543,11 @@ int main(void)
   PRINT_ENUM(bus_signal_flag);
   PRINT_ENUM(bus_engine_id);
   PRINT_ENUM(bus_gap_cause);
+  PRINT_ENUM(bus_llm_kind);
+  PRINT_ENUM(bus_llm_request_flag);
+  PRINT_ENUM(bus_llm_reply_kind);
+  PRINT_ENUM(bus_llm_status);
+  PRINT_ENUM(bus_llm_reply_flag);
   print_sizes();
   print_buckets();
   print_hash_vectors();
@@ -454,6 +556,9 @@ int main(void)
       bus_object_type_is_listed(BUS_OBJECT_RING) && bus_policy_is_listed(BUS_POLICY_WAIT) &&
       bus_record_type_is_listed(BUS_RECORD_RAW) && bus_feature_flag_is_listed(BUS_FEATURE_VALID) &&
       bus_trigger_is_listed(BUS_TRIGGER_NONE) && bus_signal_flag_is_listed(BUS_SIGNAL_VALID) &&
-      bus_engine_id_is_listed(BUS_ENGINE_NONE) && bus_gap_cause_is_listed(BUS_GAP_OVERRUN);
+      bus_engine_id_is_listed(BUS_ENGINE_NONE) && bus_gap_cause_is_listed(BUS_GAP_OVERRUN) &&
+      bus_llm_kind_is_listed(BUS_LLM_CHAT) && bus_llm_request_flag_is_listed(BUS_LLM_PARTIALS) &&
+      bus_llm_reply_kind_is_listed(BUS_LLM_FINAL) && bus_llm_status_is_listed(BUS_LLM_OK) &&
+      bus_llm_reply_flag_is_listed(BUS_LLM_CUT);
   return failures || !listed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -212,6 +212,8 @@ class Member:
         if kind == value["BUS_OBJECT_STAGING"]:
             good = size % 4096 == 0 and 4096 <= size <= 1 << 24 and 4 <= depth <= 1024
             return constants["BUS_STAGING_HEADER_BYTES"] + depth * size if good else None
+        if kind == value["BUS_OBJECT_TABLE"]:
+            return depth * size if lines and 1 <= depth <= 65536 else None
         fixed = {value["BUS_OBJECT_POSITION"]: 128, value["BUS_OBJECT_COUNTER"]: 8,
                  value["BUS_OBJECT_HISTOGRAM"]: 64 + 8 * constants["BUS_HISTOGRAM_BUCKETS"]}
         return fixed.get(kind) if depth == 1 else None
@@ -434,8 +436,12 @@ def follow(document, directory, name, ring):
             continue
         if taken is None:
             time.sleep(0.001)
-        else:
-            print(taken[0], layout.unpack(taken[1]) if layout else taken[1].hex())
+            continue
+        fields = layout.unpack(taken[1]) if layout else taken[1].hex()
+        text = ()
+        if layout and "fragment_bytes" in fields:  # a header, then text
+            text = (taken[1][layout.size:-8][:fields["fragment_bytes"]],)
+        print(taken[0], fields, *text)
 
 
 def main(arguments):

@@ -20,6 +20,8 @@ STRUCTS = {
     "bus_feature": layout.FEATURE,
     "bus_signal": layout.SIGNAL,
     "bus_gap": layout.GAP,
+    "bus_llm_request": layout.LLM_REQUEST,
+    "bus_llm_reply": layout.LLM_REPLY,
     "bus_symbol": layout.SYMBOL,
     "bus_member_header": layout.MEMBER_HEADER,
     "bus_entry": layout.ENTRY,
@@ -34,6 +36,11 @@ ENUMS = {
     "bus_signal_flag": (layout.SignalFlag, "BUS_SIGNAL_"),
     "bus_engine_id": (layout.Engine, "BUS_ENGINE_"),
     "bus_gap_cause": (layout.GapCause, "BUS_GAP_"),
+    "bus_llm_kind": (layout.LlmKind, "BUS_LLM_"),
+    "bus_llm_request_flag": (layout.LlmRequestFlag, "BUS_LLM_"),
+    "bus_llm_reply_kind": (layout.LlmReplyKind, "BUS_LLM_"),
+    "bus_llm_status": (layout.LlmStatus, "BUS_LLM_"),
+    "bus_llm_reply_flag": (layout.LlmReplyFlag, "BUS_LLM_"),
     "bus_member_state": (layout.MemberState, "BUS_STATE_"),
     "bus_object_type": (layout.ObjectType, "BUS_OBJECT_"),
     "bus_policy": (layout.Policy, "BUS_POLICY_"),
@@ -65,7 +72,10 @@ def test_enum(name):
     there = {text.removeprefix(prefix): value for value, text in DOCUMENT.enums[name].items()}
     mine = {member.name: member.value for member in enum}
     assert there.items() <= mine.items()
-    newer = {"bus_record_type": {"GAP"}, "bus_object_type": {"STAGING"}}
+    newer = {
+        "bus_record_type": {"GAP", "LLM_REQUEST", "LLM_REPLY"},
+        "bus_object_type": {"STAGING", "TABLE"},
+    }
     assert mine.keys() - there.keys() <= newer.get(name, set())
 
 
@@ -81,8 +91,11 @@ def test_constants():
         "RING_HEADER_BYTES",
         "HISTOGRAM_BUCKETS",
         "STAGING_HEADER_BYTES",
+        "LLM_HEADER_BYTES",
+        "LLM_FRAGMENTS_MAX",
     ):
-        if name != "STAGING_HEADER_BYTES" or "BUS_" + name in constants:
+        newer = ("STAGING_HEADER_BYTES", "LLM_HEADER_BYTES", "LLM_FRAGMENTS_MAX")
+        if name not in newer or "BUS_" + name in constants:
             assert constants["BUS_" + name] == getattr(layout, name), name
     assert constants["BUS_FEATURE_INPUTS"] == len(layout.FEATURE_INPUTS)
 

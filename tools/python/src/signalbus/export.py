@@ -23,7 +23,7 @@ import numpy as np
 
 from .capture import Block, Capture, Stream, open_capture
 from .errors import CaptureError, DamageError, MissingLibraryError, SignalBusError
-from .frames import arrow_table, block_columns, import_arrow, no_columns
+from .frames import arrow_table, block_columns, import_arrow, is_text, no_columns
 from .layout import Array, RecordType
 
 OK, FAILED, USAGE, GAPS, CORRUPT = range(5)
@@ -145,9 +145,9 @@ def _json_column(column: Array) -> list[Any]:
 def _json_schema(stream: Stream, columns: dict[str, Array]) -> bytes:
     properties: dict[str, Any] = {}
     for name, column in columns.items():
-        if name == "bytes":
+        if name in ("bytes", "text"):
             properties[name] = {"type": "string", "contentEncoding": "base64"}
-        elif name == "symbol":
+        elif is_text(name):
             properties[name] = {"type": "string"}
         elif column.dtype.kind == "f":
             properties[name] = {"type": ["number", "null"]}

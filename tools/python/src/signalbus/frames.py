@@ -3,7 +3,8 @@
 All types: `position`, `time` (UTC, when it happened). Features: `symbol` (name), prices and sizes,
 `exchange_delay_us` (NaN without an exchange time), `book_imbalance` (-1..1), `update`, `trigger`, `flags`, and the
 sixteen model inputs under their names. Signals: `symbol`, `target_price`, `score_sell`, `score_flat`, `score_buy` and
-the fields of struct bus_signal. Gaps: those of struct bus_gap. Others: `bytes`.
+the fields of struct bus_signal. Gaps: those of struct bus_gap. Requests to language models and replies: those of
+their headers, and `text`, the fragment of each record as bytes. Others: `bytes`.
 
 With prices "raw" every number is the integer that was on the bus, and `symbol_index` stands beside the name.
 """
@@ -51,6 +52,16 @@ def _symbol_names_and_scales(stream: Stream, block: Block, scaled: bool) -> tupl
     return np.array(names, object)[inverse], scale[:, 0], scale[:, 1]
 
 
+def _objects(values: list[Any]) -> Array:
+    """As a column of Python objects, also when there are none."""
+    return np.array([*values, None], object)[:-1]
+
+
+def is_text(name: str) -> bool:
+    """Whether a column of objects holds str, not bytes."""
+    return name in ("symbol", "class_name", "backend")
+
+
 def block_columns(stream: Stream, block: Block, prices: str) -> dict[str, Array]:
     """The columns of one block."""
     records, scaled = block.records, prices == "scaled"
@@ -65,14 +76,18 @@ def block_columns(stream: Stream, block: Block, prices: str) -> dict[str, Array]
         result["time_ns"] = block.times_ns
     for name in records.dtype.names or ():
         column = records[name]
-        if name in ("stamp", "reserved0") or (name == "symbol" and has_symbol):
+        if name in ("stamp", "reserved0", "reserved1") or (name == "symbol" and has_symbol):
             continue
         if name == "x":
             result.update({label: column[:, i] for i, label in enumerate(layout.FEATURE_INPUTS)})
         elif name == "score":
             result.update({f"score_{label}": column[:, i] for i, label in enumerate(layout.SCORES)})
+        elif name == "text":
+            result["text"] = _objects(layout.record_texts(records))
+        elif column.dtype.kind == "S":  # a name: text that another process wrote
+            result[name] = _objects([value.decode(errors="replace") for value in column.tolist()])
         elif column.dtype.kind == "V":
-            result["bytes"] = np.array([bytes(value) for value in column] + [None], object)[:-1]
+            result["bytes"] = _objects([bytes(value) for value in column])
         elif scaled and name in _PRICES:
             result[name] = column / price_scale
         elif scaled and name in _SIZES:
@@ -134,7 +149,8 @@ def to_polars(stream: Stream, start: Time | None, stop: Time | None, prices: str
         if name == "symbol":
             series.append(pl.Series(name, column.tolist(), dtype=pl.Categorical()))
         elif column.dtype == object:
-            series.append(pl.Series(name, column.tolist(), dtype=pl.Binary()))
+            kind = pl.String() if is_text(name) else pl.Binary()
+            series.append(pl.Series(name, column.tolist(), dtype=kind))
         elif name == "time":
             series.append(pl.Series(name, column).dt.replace_time_zone("UTC"))
         else:
@@ -166,7 +182,7 @@ def arrow_table(data: dict[str, Array], meta: dict[str, Any], dictionary: bool =
             text = pa.array(column, pa.string())
             arrays[name] = text.dictionary_encode() if dictionary else text
         elif column.dtype == object:
-            arrays[name] = pa.array(column, pa.binary())
+            arrays[name] = pa.array(column, pa.string() if is_text(name) else pa.binary())
         elif name == "time":
             arrays[name] = pa.array(column.view(np.int64)).cast(pa.timestamp("ns", "UTC"))
         else:

@@ -25,6 +25,8 @@ class RecordType(IntEnum):
     FEATURE = 1
     SIGNAL = 2
     GAP = 3
+    LLM_REQUEST = 4
+    LLM_REPLY = 5
 
 
 class FeatureFlag(IntFlag):
@@ -76,6 +78,59 @@ class GapCause(IntEnum):
     STOPPED = 5
 
 
+class LlmKind(IntEnum):
+    """What a request asks of a language model."""
+
+    CHAT = 1
+    COMPLETION = 2
+    EMBEDDING = 3
+    CANCEL = 4
+
+
+class LlmRequestFlag(IntFlag):
+    """Bits of `flags` of a request."""
+
+    PARTIALS = 1
+    IDEMPOTENT = 2
+    URGENT = 4
+    MESSAGES = 8
+
+
+class LlmReplyKind(IntEnum):
+    """What a reply is."""
+
+    PARTIAL = 1
+    FINAL = 2
+
+
+class LlmStatus(IntEnum):
+    """How a request ended."""
+
+    PENDING = 0
+    OK = 1
+    LENGTH = 2
+    REJECTED_QUEUE = 3
+    REJECTED_DEADLINE = 4
+    EXPIRED = 5
+    CANCELLED = 6
+    BACKEND_DOWN = 7
+    UPSTREAM_4XX = 8
+    UPSTREAM_5XX = 9
+    TRUNCATED = 10
+    BAD_REQUEST = 11
+    BRIDGE_RESTART = 12
+    LOCAL_TIMEOUT = 13
+
+
+class LlmReplyFlag(IntFlag):
+    """Bits of `flags` of a reply."""
+
+    REASONING = 1
+    CUT = 2
+    HEDGED = 4
+    LOST = 8
+
+
 class MemberState(IntEnum):
     """State of a member of the bus."""
 
@@ -96,6 +151,7 @@ class ObjectType(IntEnum):
     SYMBOLS = 6
     TEXT = 7
     STAGING = 8
+    TABLE = 9
 
 
 class Policy(IntEnum):
@@ -171,6 +227,48 @@ _GAP_FIELDS: Descr = [
     ("cause", "|u1"),
     ("reserved0", "|V19"),
 ]
+_LLM_REQUEST_FIELDS: Descr = [
+    ("id", "<u8"),
+    ("deadline_ns", "<u8"),
+    ("submitted_ns", "<u8"),
+    ("text_bytes", "<u4"),
+    ("fragment_bytes", "<u4"),
+    ("text_offset", "<u4"),
+    ("tokens_max", "<u4"),
+    ("fragment", "<u2"),
+    ("fragments", "<u2"),
+    ("reply_slots", "<u2"),
+    ("kind", "|u1"),
+    ("flags", "|u1"),
+    ("temperature", "<f4"),
+    ("client_epoch", "<u4"),
+    ("class_name", "|S24"),
+    ("reserved0", "|V48"),
+]
+_LLM_REPLY_FIELDS: Descr = [
+    ("id", "<u8"),
+    ("accepted_ns", "<u8"),
+    ("sent_ns", "<u8"),
+    ("first_ns", "<u8"),
+    ("done_ns", "<u8"),
+    ("text_bytes", "<u4"),
+    ("fragment_bytes", "<u4"),
+    ("text_offset", "<u4"),
+    ("prompt_tokens", "<u4"),
+    ("completion_tokens", "<u4"),
+    ("epoch", "<u4"),
+    ("retry_after_ms", "<u4"),
+    ("fragment", "<u2"),
+    ("fragments", "<u2"),
+    ("http_status", "<u2"),
+    ("kind", "|u1"),
+    ("status", "|u1"),
+    ("flags", "|u1"),
+    ("attempt", "|u1"),
+    ("reserved0", "<u2"),
+    ("backend", "|S24"),
+    ("reserved1", "|V24"),
+]
 _STAMP: Descr = [("stamp", "<u8")]
 
 FEATURE = np.dtype(_FEATURE_FIELDS + _STAMP)
@@ -179,6 +277,10 @@ SIGNAL = np.dtype(_SIGNAL_FIELDS + _STAMP)
 """struct bus_signal, 64 bytes."""
 GAP = np.dtype(_GAP_FIELDS + _STAMP)
 """struct bus_gap, 64 bytes."""
+LLM_REQUEST = np.dtype(_LLM_REQUEST_FIELDS)
+"""struct bus_llm_request, 128 bytes; text and the stamp follow."""
+LLM_REPLY = np.dtype(_LLM_REPLY_FIELDS)
+"""struct bus_llm_reply, 128 bytes; text and the stamp follow."""
 
 SYMBOL = np.dtype(
     [("name", "S20"), ("price_exponent", "|i1"), ("size_exponent", "|i1"), ("reserved0", "<u2"), ("tick_size", "<i8")]
@@ -283,8 +385,8 @@ HISTOGRAM = np.dtype(
 """struct bus_histogram."""
 
 MEMBER_MAGIC = int.from_bytes(b"SIGBUS01", "little")
-ABI_VERSIONS = (1, 2)
-"""What can be read; version 2 added STAGING."""
+ABI_VERSIONS = (1, 2, 3)
+"""What can be read; version 2 added STAGING, version 3 TABLE."""
 NAME_BYTES = 32
 ENTRIES_MAX = 512
 FILE_BYTES_MAX = 1 << 40
@@ -292,6 +394,8 @@ RING_DEPTH_MAX = 1 << 30
 RECORD_BYTES_MAX = 1 << 20
 RING_HEADER_BYTES = 256
 STAGING_HEADER_BYTES = 128 << 10
+LLM_HEADER_BYTES = 128
+LLM_FRAGMENTS_MAX = 1024
 
 _BLOCK_FIELDS: Descr = [
     ("magic", "<u4"),
@@ -322,16 +426,28 @@ _KNOWN: dict[tuple[int, int], Descr] = {
     (RecordType.SIGNAL, 64): _SIGNAL_FIELDS,
     (RecordType.GAP, 64): _GAP_FIELDS,
 }
+_WITH_TEXT: dict[int, Descr] = {
+    RecordType.LLM_REQUEST: _LLM_REQUEST_FIELDS,
+    RecordType.LLM_REPLY: _LLM_REPLY_FIELDS,
+}
+
+
+def _fields(record_type: int, record_size: int) -> Descr | None:
+    """What stands before the stamp, where it is known."""
+    header = _WITH_TEXT.get(record_type)
+    if header is not None and record_size >= LLM_HEADER_BYTES + 64:
+        return [*header, ("text", f"|V{record_size - LLM_HEADER_BYTES - 8}")]
+    return _KNOWN.get((record_type, record_size))
 
 
 def known_type(record_type: int, record_size: int) -> RecordType:
     """The type whose fields are known at that size, else RAW."""
-    return RecordType(record_type) if (record_type, record_size) in _KNOWN else RecordType.RAW
+    return RecordType(record_type) if _fields(record_type, record_size) is not None else RecordType.RAW
 
 
 def record_descr(record_type: int, record_size: int) -> Descr:
     """The fields of a record as a NumPy description; bytes and a stamp where they are not known."""
-    fields = _KNOWN.get((record_type, record_size))
+    fields = _fields(record_type, record_size)
     if fields is None:
         name = "bytes" if record_type == RecordType.RAW else f"type{record_type}"
         fields = [(name, f"|V{record_size - 8}")]
@@ -356,7 +472,8 @@ def block_descr(record_type: int, record_size: int, block_size: int) -> Descr:
 def record_times(record_type: int, records: Array) -> Array | None:
     """When each record happened, ns of the bus clock (u64); None where the type carries no time.
 
-    A feature: its receipt. A signal: its completion. A gap: its notice.
+    A feature: its receipt. A signal: its completion. A gap: its notice. A request to a language model: its submission.
+    A reply: when it was decided.
     """
     kind = known_type(record_type, records.dtype.itemsize)
     if kind == RecordType.FEATURE:
@@ -366,6 +483,10 @@ def record_times(record_type: int, records: Array) -> Array | None:
         return times
     if kind == RecordType.GAP:
         return records["time_ns"]
+    if kind == RecordType.LLM_REQUEST:
+        return records["submitted_ns"]
+    if kind == RecordType.LLM_REPLY:
+        return records["done_ns"]
     return None
 
 
@@ -379,3 +500,9 @@ def fnv1a(data: bytes, value: int = 0xCBF29CE484222325) -> int:
 def stream_id(name: str) -> int:
     """What blocks of the stream "member.ring" carry: the low 32 bits of its FNV-1a hash."""
     return fnv1a(name.encode()) & 0xFFFFFFFF
+
+
+def record_texts(records: Array) -> list[bytes]:
+    """What each of some LLM_REQUEST or LLM_REPLY records carries of its message's text."""
+    sizes = records["fragment_bytes"].tolist()
+    return [text[:size] for text, size in zip(map(bytes, records["text"]), sizes, strict=True)]

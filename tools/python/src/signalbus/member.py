@@ -76,6 +76,8 @@ class Entry:
                 if pages and 4 <= self.depth <= 1024
                 else None
             )
+        if self.type == ObjectType.TABLE:
+            return self.depth * self.record_size if lines and 1 <= self.depth <= 65536 else None
         fixed = {
             ObjectType.POSITION: layout.POSITION.itemsize,
             ObjectType.COUNTER: 8,

@@ -105,6 +105,10 @@ class Shape:
         ):
             if text.startswith(str(layout.record_descr(kind, size))[1:-1], start):
                 return kind, size
+        for kind in (layout.RecordType.LLM_REQUEST, layout.RecordType.LLM_REPLY):
+            header = str(layout.record_descr(kind, 192)[:-2])[1:-1]
+            if text.startswith(header, start):
+                return kind, _number(text, "('text', '|V", start) + layout.LLM_HEADER_BYTES + 8
         record_type = _number(text, "('type", start) if text.startswith("('type", start) else 0
         return record_type, _number(text, "', '|V", start) + 8
 
