@@ -2,7 +2,8 @@
  * bytes say. No sockets, no clocks: bytes in, verdict out.
  *
  * HTTP is parsed by llhttp (or http-parser), JSON by jansson. What servers do that the standard
- * does not say is listed at the code that copes with it. */
+ * does not say is listed at the code that copes with it: llm_question.c asks, llm_answer.c and
+ * llm_json.c understand. */
 #ifndef SIGNALBUS_LLM_EXCHANGE_H
 #define SIGNALBUS_LLM_EXCHANGE_H
 
@@ -30,9 +31,10 @@ struct bus_llm_endpoint {
   const char *host;  /* the Host header: name, and :port where it is not the default */
   const char *path;  /* before "/chat/completions": "/v1" usually */
   const char *model; /* "": not sent */
-  const char
-      *authorization; /* whole value of the header, "Bearer x"; some servers want one always */
-  uint32_t flavor;    /* enum bus_llm_flavor */
+  /* Whole value of the header, "Bearer x". NULL or "": "Bearer none" is sent, because some servers
+   * want one whatever it says. */
+  const char *authorization;
+  uint32_t flavor; /* enum bus_llm_flavor */
 };
 
 /* What is asked. */
@@ -40,25 +42,31 @@ struct bus_llm_question {
   uint8_t kind;        /* BUS_LLM_CHAT, _COMPLETION or _EMBEDDING */
   uint8_t flags;       /* BUS_LLM_MESSAGES counts */
   uint32_t tokens_max; /* 0: not sent */
-  float temperature;   /* negative: not sent */
-  const char *text;    /* UTF-8, no NUL needed */
+  float temperature;   /* negative: not sent; not a number: refused */
+  const char *text;    /* UTF-8, no NUL needed; may be empty, but for MESSAGES */
   size_t text_bytes;
 };
 
 /* Writes the whole HTTP/1.1 request (POST, Content-Length, Authorization, never Expect, never
  * chunked, always streaming but for embeddings) to the empty buffer `request`. Returns BUS_OK;
  * BUS_ERROR_INVALID with a message when the text is not UTF-8 or, with MESSAGES, not a JSON array
- * of messages; BUS_ERROR_NO_SPACE. */
+ * of messages, when the server has nothing of the kind (embeddings of mlx), or when a string of the
+ * endpoint would break the header; BUS_ERROR_NO_SPACE. After an error the buffer is empty. */
 BUS_EXPORT int bus_llm_question_write(struct bus_byte_buffer *request,
                                       const struct bus_llm_endpoint *endpoint,
                                       const struct bus_llm_question *question);
 
-/* How an answer stands. */
+/* How an answer stands.
+ *
+ * What a finish_reason means: "length" is LENGTH; "content_filter" is 4XX, for asking the same
+ * again would end the same; "error", "abort", "cancelled" are STREAM_ERROR; every other ("stop",
+ * "tool_calls", "eos", ..) says that the model ended by itself: OK. */
 enum bus_llm_verdict {
   BUS_LLM_VERDICT_MORE = 0,   /* goes on */
   BUS_LLM_VERDICT_OK = 1,     /* finish_reason and [DONE] and no error; or a whole JSON body */
   BUS_LLM_VERDICT_LENGTH = 2, /* as OK, the model was cut by its token limit */
-  BUS_LLM_VERDICT_4XX = 3,    /* http_status says; error_text what the server said */
+  BUS_LLM_VERDICT_4XX = 3,    /* http_status says, 3xx included; 2xx: withheld by a content filter.
+                                 error_text: what the server said */
   BUS_LLM_VERDICT_5XX = 4,
   BUS_LLM_VERDICT_STREAM_ERROR = 5, /* an error within a stream that had begun with 200 */
   BUS_LLM_VERDICT_GARBAGE = 6,      /* no HTTP, no JSON, or more than the limits allow */
@@ -76,12 +84,13 @@ struct bus_llm_answer {
   struct bus_byte_buffer reasoning;          /* kept apart; at most text_bytes_max, then cut */
   uint32_t prompt_tokens, completion_tokens; /* 0: not said; completion: else the chunks counted */
   uint32_t retry_after_ms; /* of Retry-After, in seconds or a date; capped at one day */
-  char error_text[256];    /* of the server's error object, "" when none */
+  char error_text[256];    /* UTF-8, one line: of the server's error object, or what makes it
+                              GARBAGE; "" when none */
   uint64_t bytes;          /* taken in */
   uint32_t comments;       /* SSE comments: signs of life that are no tokens */
   size_t text_bytes_max;
   uint8_t kind;
-  struct bus_llm_parser *parser; /* private to llm_exchange.c */
+  struct bus_llm_parser *parser; /* private to llm_answer.c */
 };
 
 /* Prepares for an answer to a question of `kind`; keeps the buffers of an earlier one. `wall_ns`:
@@ -91,7 +100,11 @@ BUS_EXPORT int bus_llm_answer_begin(struct bus_llm_answer *answer, uint8_t kind,
                                     size_t text_bytes_max, uint64_t wall_ns);
 
 /* Takes what the socket gave; returns answer->verdict. Once it is not MORE, further bytes are
- * ignored (and make `reusable` false). */
+ * ignored (and make `reusable` false).
+ *
+ * Where the server keeps the connection, OK comes with the end of the HTTP message, which many
+ * servers send right after [DONE] in a packet of its own: `reusable` is then true. A caller that
+ * will wait no longer (a time-out) calls end, which says OK when only that was missing. */
 BUS_EXPORT uint32_t bus_llm_answer_take(struct bus_llm_answer *answer, const void *bytes,
                                         size_t size);
 
