@@ -74,7 +74,7 @@ enum bus_llm_verdict {
   BUS_LLM_VERDICT_FULL = 8          /* text_bytes_max reached: the text up to there is there */
 };
 
-/* One answer under way. Read the fields, call the functions. */
+/* One answer under way. Read the fields, call the functions. It stays where it is from begin on. */
 struct bus_llm_answer {
   uint32_t verdict;                          /* enum bus_llm_verdict */
   uint16_t http_status;                      /* 0: no status line yet */
