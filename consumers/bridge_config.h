@@ -11,20 +11,31 @@ BUS_BEGIN_DECLARATIONS
 #define BUS_BRIDGE_BACKENDS_MAX 16u
 #define BUS_BRIDGE_CLASSES_MAX  16u
 #define BUS_BRIDGE_CLIENTS_MAX  32u
+/* Characters of a server's or class's name, A-Za-z0-9_-: "NAME.first_token_ns" and
+ * "class.NAME.rejected" are names of objects in the bridge's file. */
+#define BUS_BRIDGE_NAME_MAX         16u
+
+#define BUS_BRIDGE_CONFIG_BYTES_MAX (256u << 10) /* of the INI file */
 
 /* [backend NAME]: one server. */
 struct bus_bridge_backend_config {
-  char name[BUS_LLM_NAME_BYTES];
-  struct bus_transport_peer peer; /* address resolved */
-  char host[280];                 /* the Host header */
-  char path[128];                 /* "/v1" */
-  char model[128];                /* "": not sent */
-  char authorization[1024];       /* "Bearer ..": from a file or the environment; never logged */
-  uint32_t flavor;                /* enum bus_llm_flavor */
-  uint32_t concurrency;           /* requests at a time, 1.. */
-  uint32_t urgent_reserve;        /* of these, kept free for urgent ones, 0..concurrency-1 */
-  uint32_t tokens_in_flight_max;  /* estimated prompt + answer tokens at a time; 0: no limit */
-  double prefill_tokens_per_s;    /* of one request; 0: unknown, no admission by time */
+  char name[BUS_LLM_NAME_BYTES];  /* at most BUS_BRIDGE_NAME_MAX characters */
+  struct bus_transport_peer peer; /* address resolved; server_name always; tls NULL: whoever owns
+                                     the TLS clients sets it, where `tls` below says so */
+  uint16_t port;
+  bool tls;                      /* the URL begins with https */
+  char host[280];                /* the Host header */
+  char path[128];                /* "/v1" */
+  char model[128];               /* "": not sent */
+  char authorization[1024];      /* "Bearer ..": from a file or the environment; never logged */
+  char api_key_file[192];        /* where that key is from; "": not from a file */
+  char api_key_env[64];          /* name of the variable; "": not from one */
+  char ca_file[192];             /* https: PEM certificates to trust; "": the system's */
+  uint32_t flavor;               /* enum bus_llm_flavor */
+  uint32_t concurrency;          /* requests at a time, 1.. */
+  uint32_t urgent_reserve;       /* of these, kept free for urgent ones, 0..concurrency-1 */
+  uint32_t tokens_in_flight_max; /* estimated prompt + answer tokens at a time; 0: no limit */
+  double prefill_tokens_per_s;   /* of one request; 0: unknown, no admission by time */
   double decode_tokens_per_s;
   uint64_t first_token_timeout_ns; /* from the request's last byte; 0: none */
   uint64_t token_timeout_ns;       /* between tokens; 0: none */
@@ -68,13 +79,16 @@ struct bus_bridge_config {
 
 /* Reads `path` with defaults for what it does not say, checks it, reads the key files and resolves
  * the hosts (which may take long: start-up only). `config` is large: not for the stack of a small
- * thread. Errors, with a message that names file, line or section, and the fix: BUS_ERROR_ABSENT,
- * BUS_ERROR_DENIED, BUS_ERROR_FORMAT, BUS_ERROR_INVALID. */
+ * thread. Errors, with a message that names file, line or section, and the fix: BUS_ERROR_ABSENT
+ * (a file, a variable, a host name that nobody knows), BUS_ERROR_DENIED (also: a key file that
+ * others may read), BUS_ERROR_FORMAT, BUS_ERROR_INVALID (a key that cannot be one),
+ * BUS_ERROR_NO_SPACE, BUS_ERROR_IO. No message holds a key. */
 BUS_EXPORT int bus_bridge_config_read(const char *path, struct bus_bridge_config *config);
 
-/* As read, from `size` bytes of text, without touching the file system or the network: key files
- * are not opened, hosts must be numeric addresses or stay unresolved (address_bytes 0). For
- * --check and the fuzzer. */
+/* As read, from `size` bytes of text, without touching the file system, the environment or the
+ * network: keys are not read (authorization is "Bearer none"), hosts must be numeric addresses or
+ * stay unresolved (address_bytes 0). For tests and the fuzzer. BUS_ERROR_FORMAT with a message
+ * "line N: ..", or BUS_ERROR_NO_SPACE; *config is then undefined. */
 BUS_EXPORT int bus_bridge_config_parse(const char *text, size_t size,
                                        struct bus_bridge_config *config);
 
