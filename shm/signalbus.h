@@ -9,6 +9,7 @@
 #include "error.h"
 #include "histogram.h"
 #include "layout.h"
+#include "llm_client.h"
 #include "llm_record.h"
 #include "log.h"
 #include "loop.h"
