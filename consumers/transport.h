@@ -1,11 +1,12 @@
 /* transport.h: byte streams to servers, by whatever the system has: io_uring, epoll, TLS over
  * either, or a simulation. One thread; nothing blocks but `poll`, and that for `wait_ns` at most.
  *
- * A connection is named by a handle that is not used again for long (index and generation). Its
- * life: open -> one of CONNECTED or FAILED; then DATA any number of times; then CLOSED (the peer
- * ended the stream in order) or FAILED. After CLOSED or FAILED, and at any time before, the caller
- * closes it; after close no later poll speaks of that handle, but events of the same poll that were
- * given out already may: the caller skips those of handles that it has closed.
+ * A connection is named by a handle that is not used again for long: an index in its low 16 bits,
+ * which no other open connection has, and a generation. Its life: open -> one of CONNECTED or
+ * FAILED; then DATA any number of times; then CLOSED (the peer ended the stream in order) or
+ * FAILED. After CLOSED or FAILED, and at any time before, the caller closes it; after close no
+ * later poll speaks of that handle, but events of the same poll that were given out already may:
+ * the caller skips those of handles that it has closed.
  *
  * What a peer sent before its connection broke comes as DATA before the FAILED. */
 #ifndef SIGNALBUS_TRANSPORT_H

@@ -470,10 +470,7 @@ static void random_model(const struct kind *kind)
       poll_events_max = 1 + random_below(64);
       switch (random_below(8)) {
       case 0:
-        if (transport->operations->open && stream_count < 40 && random_below(2)) {
-          const bool choice = random_below(2);
-          is_whole[stream_open(choice ? &whole->peer : &some->peer) - streams] = choice;
-        } else if (stream_count == 40 && !stream->open) {
+        if (stream_count < 40 || !stream->open) {
           const bool choice = random_below(2);
           is_whole[stream_open(choice ? &whole->peer : &some->peer) - streams] = choice;
         }
@@ -519,6 +516,196 @@ static void random_model(const struct kind *kind)
   server_stop(whole);
   server_stop(some);
 }
+
+#ifdef BUS_WITH_TLS
+
+static void hello(struct conversation *conversation)
+{
+  say(conversation, "x", 1);
+  finish(conversation);
+  outlast(conversation);
+}
+
+/* What becomes of a connection to a server of this certificate. */
+static struct stream *meet(const struct kind *kind, const struct certificate_spec *spec,
+                           const char *name)
+{
+  SSL_CTX *tls = make_server_tls(spec);
+  struct server *server = server_start(hello, tls, 0);
+  server->peer.tls = kind_client_tls(kind);
+  strcpy(server->peer.server_name, name);
+  struct stream *stream = stream_open(&server->peer);
+  PUMP_UNTIL(stream->failed || stream->closed);
+  stream->wrong = 0;
+  stream_close(stream);
+  server_stop(server);
+  SSL_CTX_free(tls);
+  return stream;
+}
+
+static void is_distrusted(const struct stream *stream, const char *says)
+{
+  cr_assert(stream->failed && !stream->connected, "expected: %s", says);
+  cr_assert_eq(stream->received, 0);
+  cr_assert_eq(stream->error, EPROTO);
+  cr_assert(strstr(stream->reason, says), "%s", stream->reason);
+}
+
+static void a_server_proves_its_name(const struct kind *kind)
+{
+  begin(kind, 2);
+  make_trust();
+  struct certificate_spec spec = {"IP:127.0.0.1,DNS:localhost", -DAY_S, DAY_S, authority,
+                                  authority_key};
+  cr_assert(meet(kind, &spec, "localhost")->closed);
+  cr_assert(meet(kind, &spec, "127.0.0.1")->closed);
+  is_distrusted(meet(kind, &spec, "elsewhere"), "ostname mismatch");
+  is_distrusted(meet(kind, &spec, "127.0.0.2"), "IP address mismatch");
+  spec.names = "DNS:*.example.com";
+  cr_assert(meet(kind, &spec, "llm.example.com")->closed);
+  is_distrusted(meet(kind, &spec, "a.llm.example.com"), "ostname mismatch");
+  is_distrusted(meet(kind, &spec, "example.com"), "ostname mismatch");
+  finish_test();
+}
+
+static void what_vouches_is_checked(const struct kind *kind)
+{
+  begin(kind, 2);
+  make_trust();
+  struct certificate_spec spec = {"DNS:localhost", -2 * DAY_S, -DAY_S, authority, authority_key};
+  is_distrusted(meet(kind, &spec, "localhost"), "expired");
+  spec.from_s = DAY_S;
+  spec.to_s = 2 * DAY_S;
+  is_distrusted(meet(kind, &spec, "localhost"), "not yet valid");
+  spec = (struct certificate_spec){"DNS:localhost", -DAY_S, DAY_S, NULL, NULL};
+  is_distrusted(meet(kind, &spec, "localhost"), "self-signed");
+  /* An authority of the same name with another key. */
+  EVP_PKEY *key = EVP_EC_gen("P-256");
+  spec.issuer = authority;
+  spec.issuer_key = key;
+  is_distrusted(meet(kind, &spec, "localhost"), "refused");
+  EVP_PKEY_free(key);
+  finish_test();
+}
+
+/* Ends in order below TLS, which did not say so: somebody on the way may have cut it. */
+static void cut(struct conversation *conversation)
+{
+  uint32_t number;
+  if (hear(conversation, &number, sizeof number) != sizeof number)
+    return;
+  const char byte = pattern(number, 0);
+  say(conversation, &byte, 1);
+  shutdown(conversation->fd, SHUT_WR);
+  char bytes[100];
+  while (recv(conversation->fd, bytes, sizeof bytes, 0) > 0) {
+  }
+}
+
+static void a_cut_stream_fails(const struct kind *kind)
+{
+  begin(kind, 2);
+  struct server *server = serve(kind, cut, 0);
+  struct stream *stream = stream_open(&server->peer);
+  PUMP_UNTIL(stream->connected);
+  tell_number(stream);
+  PUMP_UNTIL(stream->failed || stream->closed);
+  cr_assert(stream->failed);
+  cr_assert_eq(stream->received, 1);
+  cr_assert_eq(stream->error, EPROTO);
+  cr_assert(strstr(stream->reason, "close_notify"), "%s", stream->reason);
+  finish_test();
+  server_stop(server);
+}
+
+static void never_speaks(struct conversation *conversation)
+{
+  outlast(conversation);
+}
+
+static void speaks_http(struct conversation *conversation)
+{
+  static const char text[] = "HTTP/1.1 400 Bad Request\r\n\r\n";
+  say(conversation, text, sizeof text - 1);
+  outlast(conversation);
+}
+
+/* Servers without TLS where TLS is expected. */
+static void no_tls_is_no_connection(const struct kind *kind)
+{
+  begin(kind, 2);
+  struct server *silent = server_start(never_speaks, NULL, 0);
+  silent->peer.tls = kind_client_tls(kind);
+  silent->peer.connect_timeout_ns = 50000000;
+  struct stream *stream = stream_open(&silent->peer);
+  PUMP_UNTIL(stream->failed);
+  cr_assert_eq(stream->error, ETIMEDOUT);
+  cr_assert(strstr(stream->reason, "too long"), "%s", stream->reason);
+  stream_close(stream);
+  struct server *plain = server_start(speaks_http, NULL, 0);
+  plain->peer.tls = kind_client_tls(kind);
+  stream = stream_open(&plain->peer);
+  PUMP_UNTIL(stream->failed);
+  cr_assert_eq(stream->error, EPROTO);
+  cr_assert(strstr(stream->reason, "TLS with 127.0.0.1"), "%s", stream->reason);
+  stream_close(stream);
+  /* Through the same transport, in the clear. */
+  struct server *clear = server_start(echo, NULL, 0);
+  stream = stream_open(&clear->peer);
+  PUMP_UNTIL(stream->connected);
+  stream_send(stream, 10000);
+  PUMP_UNTIL(stream->received == 10000);
+  stream_close(stream);
+  plain->peer.server_name[0] = '\0';
+  cr_assert_eq(transport->operations->open(transport, &plain->peer), BUS_ERROR_INVALID);
+  finish_test();
+  server_stop(silent);
+  server_stop(plain);
+  server_stop(clear);
+}
+
+ON_TLS_KINDS(a_server_proves_its_name)
+ON_TLS_KINDS(what_vouches_is_checked)
+ON_TLS_KINDS(a_cut_stream_fails)
+ON_TLS_KINDS(no_tls_is_no_connection)
+
+/* What would be sent in the clear by mistake is not sent. */
+static void secrets_are_not_sent_in_the_clear(const struct kind *kind)
+{
+  begin(kind, 2);
+  const struct kind with_tls = {EPOLL, true};
+  struct bus_transport_peer peer;
+  close(listen_somewhere(&peer, 1, 0));
+  peer.tls = kind_client_tls(&with_tls);
+  cr_assert_eq(transport->operations->open(transport, &peer), BUS_ERROR_UNSUPPORTED);
+  cr_assert(strstr(bus_error_message(), "TLS"));
+  finish_test();
+}
+ON_PLAIN_KINDS(secrets_are_not_sent_in_the_clear)
+
+Test(transport_tls, authorities_are_read)
+{
+  struct bus_tls_client *client;
+  cr_assert_eq(bus_tls_client_new("/nonexistent/ca.pem", &client), BUS_ERROR_ABSENT);
+  cr_assert_null(client);
+  cr_assert(strstr(bus_error_message(), "/nonexistent/ca.pem"));
+  cr_assert_eq(bus_tls_client_new("/proc/self/status", &client), BUS_ERROR_FORMAT);
+  cr_assert(strstr(bus_error_message(), "PEM"));
+  cr_assert_eq(bus_tls_client_new(NULL, &client), BUS_OK, "%s", bus_error_message());
+  bus_tls_client_free(client);
+  bus_tls_client_free(NULL);
+}
+
+#else
+
+Test(transport_tls, is_refused_where_it_was_not_built)
+{
+  struct bus_tls_client *client;
+  cr_assert_eq(bus_tls_client_new(NULL, &client), BUS_ERROR_UNSUPPORTED);
+  cr_assert(strstr(bus_error_message(), "libssl-dev"));
+}
+
+#endif
 
 ON_ALL_KINDS(echoes_what_is_sent)
 ON_ALL_KINDS(takes_single_bytes_and_the_end)

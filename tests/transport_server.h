@@ -32,10 +32,8 @@ struct server {
   void (*behave)(struct conversation *conversation);
   struct bus_transport_peer peer; /* to reach it; two seconds to connect */
   pthread_t thread;
-  pthread_mutex_t mutex;
-  pthread_cond_t changed;
-  uint32_t running;
-  uint32_t accepted;
+  pthread_t *conversations; /* of the accepting thread, until it has ended */
+  uint32_t conversation_count;
 };
 
 static ssize_t hear(struct conversation *conversation, void *bytes, size_t size)
@@ -111,10 +109,6 @@ static void *converse(void *argument)
 #endif
   close(conversation->fd);
   free(conversation);
-  pthread_mutex_lock(&server->mutex);
-  server->running--;
-  pthread_cond_broadcast(&server->changed);
-  pthread_mutex_unlock(&server->mutex);
   return NULL;
 }
 
@@ -123,7 +117,6 @@ static void *accept_all(void *argument)
   struct server *server = argument;
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, (size_t)512 << 10);
   int fd;
   while ((fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
@@ -131,12 +124,11 @@ static void *accept_all(void *argument)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     struct conversation *conversation = calloc(1, sizeof *conversation);
     *conversation = (struct conversation){.fd = fd, .server = server};
-    pthread_mutex_lock(&server->mutex);
-    server->running++;
-    server->accepted++;
-    pthread_mutex_unlock(&server->mutex);
-    pthread_t thread;
-    if (pthread_create(&thread, &attributes, converse, conversation) != 0)
+    const uint32_t at = server->conversation_count++;
+    server->conversations =
+        realloc(server->conversations, server->conversation_count * sizeof(pthread_t));
+    if (!server->conversations ||
+        pthread_create(&server->conversations[at], &attributes, converse, conversation) != 0)
       abort();
   }
   pthread_attr_destroy(&attributes);
@@ -172,8 +164,6 @@ static struct server *server_start(void (*behave)(struct conversation *), SSL_CT
   server->behave = behave;
   server->tls = tls;
   server->listener = listen_somewhere(&server->peer, 4096, receive_bytes);
-  pthread_mutex_init(&server->mutex, NULL);
-  pthread_cond_init(&server->changed, NULL);
   cr_assert_eq(pthread_create(&server->thread, NULL, accept_all, server), 0);
   return server;
 }
@@ -184,12 +174,9 @@ static void server_stop(struct server *server)
   shutdown(server->listener, SHUT_RDWR);
   pthread_join(server->thread, NULL);
   close(server->listener);
-  pthread_mutex_lock(&server->mutex);
-  while (server->running > 0)
-    pthread_cond_wait(&server->changed, &server->mutex);
-  pthread_mutex_unlock(&server->mutex);
-  pthread_mutex_destroy(&server->mutex);
-  pthread_cond_destroy(&server->changed);
+  for (uint32_t i = 0; i < server->conversation_count; i++)
+    pthread_join(server->conversations[i], NULL);
+  free(server->conversations);
   free(server);
 }
 
