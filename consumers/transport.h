@@ -62,7 +62,8 @@ struct bus_transport_operations {
    * was queued. A stream that breaks is told by FAILED, not here; after CLOSED or FAILED bytes are
    * dropped. */
   int (*send)(struct bus_transport *transport, uint32_t connection, const void *bytes, size_t size);
-  /* Ends it at once, whatever is under way, in either direction. */
+  /* Aborts it, whatever is under way, in either direction; the peer sees that at the next poll at
+   * the latest. */
   void (*close)(struct bus_transport *transport, uint32_t connection);
   /* Hands queued work to the system and takes up to `count` (1..) events. Waits `wait_ns` at most
    * for the first (0: not at all). Returns their number, or a negative error with a message when

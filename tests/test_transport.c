@@ -176,8 +176,7 @@ static void echoes_what_is_sent(const struct kind *kind)
     PUMP_UNTIL(stream->received == stream->sent);
   }
   stream_close(stream);
-  for (int i = 0; i < 3; i++)
-    pump_for(0);
+  PUMP_UNTIL(server_has_ended(server, 1)); /* which shows that a close takes no destroy */
   finish_test();
   server_stop(server);
   kind_end(kind);
@@ -538,6 +537,7 @@ static struct stream *meet(const struct kind *kind, const struct certificate_spe
   PUMP_UNTIL(stream->failed || stream->closed);
   stream->wrong = 0;
   stream_close(stream);
+  PUMP_UNTIL(server_has_ended(server, 1));
   server_stop(server);
   SSL_CTX_free(tls);
   return stream;

@@ -34,6 +34,7 @@ struct server {
   pthread_t thread;
   pthread_t *conversations; /* of the accepting thread, until it has ended */
   uint32_t conversation_count;
+  uint32_t ended_count;
 };
 
 static ssize_t hear(struct conversation *conversation, void *bytes, size_t size)
@@ -109,6 +110,7 @@ static void *converse(void *argument)
 #endif
   close(conversation->fd);
   free(conversation);
+  __atomic_add_fetch(&server->ended_count, 1, __ATOMIC_RELEASE);
   return NULL;
 }
 
@@ -166,6 +168,12 @@ static struct server *server_start(void (*behave)(struct conversation *), SSL_CT
   server->listener = listen_somewhere(&server->peer, 4096, receive_bytes);
   cr_assert_eq(pthread_create(&server->thread, NULL, accept_all, server), 0);
   return server;
+}
+
+/* True when so many conversations have been. */
+static bool server_has_ended(struct server *server, uint32_t count)
+{
+  return __atomic_load_n(&server->ended_count, __ATOMIC_ACQUIRE) == count;
 }
 
 /* Ends when all conversations have: close their other ends first. */
