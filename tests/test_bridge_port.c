@@ -583,6 +583,17 @@ Test(bridge_port, partial_replies_leave_the_reserved_room, .init = open_fresh, .
   cr_assert_eq(bridge_take(&world), BUS_BRIDGE_INTAKE_REQUEST);
 }
 
+Test(bridge_port, a_successor_reserves_the_room_again, .init = open_fresh, .fini = close_fresh)
+{
+  must_submit(request_fragment(4, 10, 0));
+  cr_assert_eq(bridge_take(&world), BUS_BRIDGE_INTAKE_REQUEST);
+  bridge_start(&world, NULL);
+  cr_assert_eq(world.port.reserved_slots, 4);
+  bus_bridge_table_at(&world.table, 0)->request.reply_slots = UINT16_MAX; /* nonsense in the file */
+  bridge_start(&world, NULL);
+  cr_assert_eq(world.port.reserved_slots, DEPTH / 2);
+}
+
 Test(bridge_port, drops_what_nobody_waits_for, .init = open_fresh, .fini = close_fresh)
 {
   struct bus_bridge_entry *entry = bus_bridge_table_at(&world.table, 0);
