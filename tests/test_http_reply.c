@@ -1,4 +1,4 @@
-/* The same replies over llhttp and over http-parser: tools/check builds these over each. */
+/* The same replies over llhttp and over http-parser: where both are there, this is built over each. */
 #include "consumers/http_reply.h"
 #include "shm/error.h"
 
