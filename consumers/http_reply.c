@@ -90,6 +90,8 @@ static void begin_value(struct bus_http_parse *parse)
   parse->in_value = true;
   parse->value = NULL;
   parse->value_bytes = 0;
+  if (reply->header_whole) /* a trailer is no header */
+    return;
   for (size_t i = 0; i < BUS_COUNT_OF(known); i++)
     if (parse->name_bytes == strlen(known[i].name) &&
         !strncasecmp(parse->name, known[i].name, parse->name_bytes)) {
@@ -104,7 +106,7 @@ static int take_header_value(library_parser *parser, const char *at, size_t size
   struct bus_http_parse *parse = parse_of(parser);
   if (!parse->in_value)
     begin_value(parse);
-  if (!parse->value || parse->reply.header_whole) /* a trailer is no header */
+  if (!parse->value)
     return 0;
   if (size > parse->value_bytes_max - parse->value_bytes) {
     parse->value[0] = 0;

@@ -40,6 +40,7 @@ struct bus_llm_parser {
   uint64_t wall_ns;
   uint64_t chunks; /* with text or reasoning */
   uint32_t mode;   /* enum body_mode */
+  bool odd;        /* the body begins as no stream of events does */
   uint32_t finish; /* verdict that the finish_reason asks for; MORE: none came */
   bool done;       /* [DONE] came, and finish_reason before it */
   bool usage;      /* the server counted the tokens */
@@ -184,7 +185,9 @@ static bool take_event(void *context, const char *data, size_t size, bool error)
   return result ? decide_garbage(answer, parser->json.problem) : take_piece(answer);
 }
 
-static void take_whole_json(struct bus_llm_answer *answer)
+/* The body as a whole. A server that dies in the middle of one that nothing delimits ends the
+ * stream in order: where JSON has only begun it was cut, whatever HTTP says. */
+static void take_whole_json(struct bus_llm_answer *answer, bool cut)
 {
   struct bus_llm_parser *parser = answer->parser;
   int error = bus_llm_json_parse(&parser->json, parser->body.bytes, parser->body.size);
@@ -209,7 +212,9 @@ static void take_whole_json(struct bus_llm_answer *answer)
   }
   if (answer->verdict != BUS_LLM_VERDICT_MORE)
     return;
-  if (error)
+  if (error && (cut || error == BUS_ERROR_AGAIN))
+    decide(answer, BUS_LLM_VERDICT_TRUNCATED);
+  else if (error)
     decide_garbage(answer, parser->json.problem);
   else
     decide(answer, parser->finish);
@@ -263,6 +268,7 @@ static bool take_body(void *context, const char *bytes, size_t size)
       parser->mode = *bytes == '{' || *bytes == '[' || answer->kind == BUS_LLM_EMBEDDING
                          ? BODY_JSON
                          : BODY_EVENTS;
+      parser->odd = parser->mode == BODY_EVENTS && !strchr(":deir\xef", *bytes);
       break;
     }
     bytes++;
@@ -286,11 +292,7 @@ static void end_message(struct bus_llm_answer *answer, bool cut)
     return;
   }
   if (parser->mode == BODY_JSON) {
-    take_whole_json(answer);
-    if (cut && answer->verdict == BUS_LLM_VERDICT_GARBAGE) {
-      answer->error_text[0] = 0;
-      decide(answer, BUS_LLM_VERDICT_TRUNCATED);
-    }
+    take_whole_json(answer, cut);
     return;
   }
   if (parser->mode == BODY_EVENTS && !parser->done)
@@ -299,7 +301,7 @@ static void end_message(struct bus_llm_answer *answer, bool cut)
     return;
   if (parser->done)
     decide(answer, parser->finish);
-  else if (parser->mode == BODY_EVENTS && !cut && !parser->sse.events && !parser->sse.comments)
+  else if (parser->odd && !cut && !parser->sse.events && !parser->sse.comments)
     decide_garbage(answer, "the body is neither JSON nor a stream of events");
   else
     decide(answer, BUS_LLM_VERDICT_TRUNCATED);
@@ -364,7 +366,7 @@ int bus_llm_answer_begin(struct bus_llm_answer *answer, uint8_t kind, size_t tex
   parser->chunks = 0;
   parser->mode = BODY_UNKNOWN;
   parser->finish = BUS_LLM_VERDICT_MORE;
-  parser->done = parser->usage = parser->reasoning_cut = false;
+  parser->odd = parser->done = parser->usage = parser->reasoning_cut = false;
   parser->text_half = parser->reasoning_half = 0;
   return BUS_OK;
 }

@@ -220,7 +220,8 @@ int bus_llm_json_parse(struct bus_llm_json *json, const char *bytes, size_t size
   char text[sizeof where.text + 64];
   int length = snprintf(text, sizeof text, "no JSON: %s, at byte %d", where.text, where.position);
   bus_llm_json_say(json, text, (size_t)length);
-  return BUS_ERROR_FORMAT;
+  return json_error_code(&where) == json_error_premature_end_of_input ? BUS_ERROR_AGAIN
+                                                                      : BUS_ERROR_FORMAT;
 }
 
 static int append_float(struct bus_llm_json *json, struct bus_byte_buffer *buffer, float value,

@@ -27,8 +27,9 @@ struct bus_llm_json {
   struct bus_byte_buffer mask_buffer; /* private */
 };
 
-/* Reads an object. Returns BUS_OK; BUS_ERROR_FORMAT when it is no JSON, BUS_ERROR_INVALID when it
- * is JSON of another shape: `problem` says what; BUS_ERROR_NO_SPACE. */
+/* Reads an object. Returns BUS_OK; BUS_ERROR_FORMAT when it is no JSON, BUS_ERROR_AGAIN when it is
+ * the beginning of some, BUS_ERROR_INVALID when it is JSON of another shape: `problem` says what;
+ * BUS_ERROR_NO_SPACE. */
 BUS_EXPORT int bus_llm_json_parse(struct bus_llm_json *json, const char *bytes, size_t size);
 
 /* Appends the parsed object's first embedding to `buffer` as little-endian float32, as many as

@@ -1,4 +1,5 @@
-/* The same replies over llhttp and over http-parser: where both are there, this is built over each. */
+/* The same replies over llhttp and over http-parser: where both are there, this is built over each.
+ */
 #include "consumers/http_reply.h"
 #include "shm/error.h"
 
@@ -96,6 +97,10 @@ Test(http_reply, a_chunked_body_with_extensions_and_trailers)
   cr_assert_eq(is.left, 0);
   cr_assert_str_eq(is.body, "abc0123456789");
   cr_assert_str_eq(is.retry_after, "", "a trailer is no header");
+  is = reply_of("HTTP/1.1 200 OK\r\nRetry-After: 5 \r\nTransfer-Encoding: chunked\r\n\r\n"
+                "0\r\nRetry-After: 7\r\n\r\n",
+                false, false);
+  cr_assert_str_eq(is.retry_after, "5");
   is = reply_of("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", true, false);
   cr_assert_eq(is.state, BUS_HTTP_REPLY_CUT);
 }

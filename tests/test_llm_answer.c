@@ -109,6 +109,7 @@ Test(llm_answer, http10_stream_without_done_is_truncated)
   drop(expect(EVENTS_10 DELTA("Hel") FINISH("stop") USAGE, BREAKS, BUS_LLM_VERDICT_TRUNCATED,
               "Hel"));
   drop(expect(EVENTS_10 DELTA("Hel") "data: {\"cho", CLOSES, BUS_LLM_VERDICT_TRUNCATED, "Hel"));
+  drop(expect(EVENTS_10 "data: {\"cho", CLOSES, BUS_LLM_VERDICT_TRUNCATED, ""));
   drop(expect(EVENTS_10 ": keepalive 1/2\n\n", CLOSES, BUS_LLM_VERDICT_TRUNCATED, ""));
   drop(expect(EVENTS_10 DELTA("Hel") FINISH("stop"), STAYS_OPEN, BUS_LLM_VERDICT_MORE, "Hel"));
 }
@@ -442,7 +443,8 @@ Test(llm_answer, a_json_body_is_taken_where_a_stream_was_asked_for)
 
 Test(llm_answer, json_bodies_that_are_no_answer)
 {
-  drop(expect(JSON_10 "{\"choices\":[{\"message\":", CLOSES, BUS_LLM_VERDICT_GARBAGE, ""));
+  drop(expect(JSON_10 "{\"choices\":[{\"message\":", CLOSES, BUS_LLM_VERDICT_TRUNCATED, ""));
+  drop(expect(JSON_10 "{\"choices\":[{\"message\":x", CLOSES, BUS_LLM_VERDICT_GARBAGE, ""));
   drop(expect(JSON_10 "{\"choices\":[{\"message\":", BREAKS, BUS_LLM_VERDICT_TRUNCATED, ""));
   drop(expect("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{\"choices\":[", CLOSES,
               BUS_LLM_VERDICT_TRUNCATED, ""));
