@@ -243,6 +243,9 @@ static int append_numbers(struct bus_llm_json *json, const json_t *array,
   int error = BUS_OK;
   for (size_t i = 0; !error && i < json_array_size(array); i++) {
     const json_t *number = json_array_get(array, i);
+    if (json_is_array(number)) /* llama-server and llama-cpp-python without pooling */
+      return say(json, BUS_ERROR_INVALID,
+                 "the embedding is a vector for each token: start the server with a pooling type");
     if (!json_is_number(number) || !(fabs(json_number_value(number)) <= (double)FLT_MAX))
       return say(json, BUS_ERROR_INVALID, "value %zu of the embedding is no float32", i);
     error = append_float(json, buffer, (float)json_number_value(number), limit);

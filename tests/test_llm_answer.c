@@ -626,6 +626,13 @@ Test(llm_answer, embeddings_that_are_none)
   }
 }
 
+Test(llm_answer, an_embedding_of_each_token_says_what_the_server_needs)
+{
+  struct bus_llm_answer *is = expect_embedding("[[1,2],[3,4]]", BUS_LLM_VERDICT_GARBAGE, TEXT_MAX);
+  cr_assert_not_null(strstr(is->error_text, "pooling"));
+  drop(is);
+}
+
 Test(llm_answer, an_answer_is_used_again_for_the_next)
 {
   struct bus_llm_answer answer = {0};
