@@ -346,6 +346,7 @@ void bus_bridge_core_recover(struct bus_bridge_core *core)
     bus_meter_add(core->options.meters->recovered, 1);
     adopt(core, i, port);
   }
+  count_in_flight(core); /* the predecessor's count, where nothing was left */
   /* Only now, with every read position where it belongs, may anything be published. */
   for (uint32_t i = 0; i < core->options.table.count; i++) {
     if (core->requests[i].phase == BUS_BRIDGE_REQUEST_FREE &&
