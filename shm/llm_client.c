@@ -85,8 +85,10 @@ static struct bus_llm_client_options complete(const struct bus_llm_client_option
     options.request_depth = DEFAULT_DEPTH;
   if (!options.outstanding_max)
     options.outstanding_max = DEFAULT_OUTSTANDING;
-  if (!options.answer_bytes_max)
-    options.answer_bytes_max = DEFAULT_ANSWER_BYTES;
+  if (!options.answer_bytes_max) {
+    uint64_t most = (uint64_t)BUS_LLM_FRAGMENTS_MAX * bus_llm_slot_text_bytes(options.record_bytes);
+    options.answer_bytes_max = most < DEFAULT_ANSWER_BYTES ? (uint32_t)most : DEFAULT_ANSWER_BYTES;
+  }
   if (!options.grace_ns)
     options.grace_ns = DEFAULT_GRACE_NS;
   return options;

@@ -10,6 +10,7 @@
 #ifndef SIGNALBUS_LLM_CLIENT_H
 #define SIGNALBUS_LLM_CLIENT_H
 
+#include "error.h"
 #include "llm_record.h"
 #include "member.h"
 
@@ -29,7 +30,7 @@ struct bus_llm_client_options {
   uint32_t request_depth;    /* slots of the request ring, a power of two; 0: 64. A request takes
                                 bus_llm_slots of them, all at once */
   uint32_t outstanding_max;  /* requests in flight, ..BUS_LLM_CLIENT_OUTSTANDING_MAX; 0: 16 */
-  uint32_t answer_bytes_max; /* longest text of a final reply; 0: 256 KiB */
+  uint32_t answer_bytes_max; /* longest text of a final reply; 0: 256 KiB, or 1024 slots */
   uint64_t grace_ns;         /* how long after its deadline a final may come; 0: 2 s */
 };
 

@@ -15,7 +15,7 @@ import tempfile
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 MAN = os.path.join(SOURCE, "tools", "man")
 PROGRAMS = {"bus-feed": "producers", "bus-infer": "consumers", "bus-trader": "consumers", "signal-busctl": "tools",
-            "bus-record": "consumers", "bus-replay": "tools"}
+            "bus-ask": "consumers", "bus-record": "consumers", "bus-replay": "tools"}
 # Verbs that signal-busctl.1 describes, and verbs that have a page of their own, signal-busctl-VERB.1.
 VERBS = ["create", "destroy", "info", "top", "up", "run", "down"]
 VERBS_WITH_PAGES = ["doctor", "hugepages", "isolate", "metrics", "release"]

@@ -73,7 +73,7 @@ _signal_bus() {
     GROUP) mapfile -t COMPREPLY < <(compgen -g -- "$word"); return 0 ;;
     *)
       words=$(_signal_bus_words "$before")
-      case $before in --feed | --infer | --consumer) words=$(_signal_bus_members) ;; esac
+      case $before in --bridge | --feed | --infer | --consumer) words=$(_signal_bus_members) ;; esac
       mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
       return 0
       ;;
@@ -97,4 +97,4 @@ _signal_bus() {
   mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
 }
 
-complete -F _signal_bus signal-busctl bus-bench bus-feed bus-infer bus-record bus-replay bus-trader
+complete -F _signal_bus signal-busctl bus-ask bus-bench bus-feed bus-infer bus-record bus-replay bus-trader
