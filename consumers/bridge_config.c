@@ -59,7 +59,8 @@ struct key {
 static const struct key bridge_keys[] = {
     {"clients", KEY_LIST, 0, 0, 0, NULL},
     BRIDGE("requests_max", KEY_COUNT, requests_max, 2, 65536, "256"),
-    BRIDGE("request_bytes_max", KEY_COUNT, request_bytes_max, 64, 16 << 20, "65536"),
+    BRIDGE("request_bytes_max", KEY_COUNT, request_bytes_max, 64,
+           BUS_RECORD_BYTES_MAX - 256, "65536"),
     BRIDGE("answer_bytes_max", KEY_COUNT, answer_bytes_max, 64, 16 << 20, "1048576"),
     BRIDGE("record_bytes", KEY_COUNT, record_bytes, 192, BUS_RECORD_BYTES_MAX, "16384"),
     BRIDGE("reply_depth", KEY_COUNT, reply_depth, 4, 1 << 20, "512"),

@@ -92,6 +92,12 @@ BUS_EXPORT int bus_bridge_config_read(const char *path, struct bus_bridge_config
 BUS_EXPORT int bus_bridge_config_parse(const char *text, size_t size,
                                        struct bus_bridge_config *config);
 
+/* Writes what `config` makes of requests, for people: each server with its limits and where its key
+ * is from, each class with its servers, the clients. No keys. Ends with a line's end unless it was
+ * cut to `size` bytes. */
+BUS_EXPORT void bus_bridge_config_print(const struct bus_bridge_config *config, char *text,
+                                        size_t size);
+
 BUS_END_DECLARATIONS
 
 #endif

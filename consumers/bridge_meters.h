@@ -52,6 +52,26 @@ struct bus_bridge_meters {
   struct bus_histogram *out_ns; /* last bytes off the socket to final reply committed */
 };
 
+/* Objects of a bridge with as many servers and classes as there can be. */
+#define BUS_BRIDGE_METERS_MAX (23u + 14u * BUS_BRIDGE_BACKENDS_MAX + 5u * BUS_BRIDGE_CLASSES_MAX)
+
+/* Room for the name of a meter's object. */
+struct bus_bridge_meter_name {
+  char text[BUS_NAME_BYTES];
+};
+
+/* Lists the counters and histograms of a bridge with this configuration: "final_ok", "in_ns", ..;
+ * "SERVER.sent", "SERVER.first_token_ns", ..; "class.CLASS.waiting", ... `objects` and `names`,
+ * which the objects' names point into, have room for BUS_BRIDGE_METERS_MAX. Returns how many. */
+BUS_EXPORT uint32_t bus_bridge_meters_list(const struct bus_bridge_config *config,
+                                           struct bus_object_spec *objects,
+                                           struct bus_bridge_meter_name *names);
+
+/* Points the meters at the objects of those names in `member`, NULL where it has none. */
+BUS_EXPORT void bus_bridge_meters_find(const struct bus_bridge_config *config,
+                                       struct bus_member *member,
+                                       struct bus_bridge_meters *meters);
+
 static BUS_ALWAYS_INLINE void bus_meter_add(uint64_t *counter, uint64_t increment)
 {
   if (counter)
