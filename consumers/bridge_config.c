@@ -59,8 +59,8 @@ struct key {
 static const struct key bridge_keys[] = {
     {"clients", KEY_LIST, 0, 0, 0, NULL},
     BRIDGE("requests_max", KEY_COUNT, requests_max, 2, 65536, "256"),
-    BRIDGE("request_bytes_max", KEY_COUNT, request_bytes_max, 64,
-           BUS_RECORD_BYTES_MAX - 256, "65536"),
+    BRIDGE("request_bytes_max", KEY_COUNT, request_bytes_max, 64, BUS_RECORD_BYTES_MAX - 256,
+           "65536"),
     BRIDGE("answer_bytes_max", KEY_COUNT, answer_bytes_max, 64, 16 << 20, "1048576"),
     BRIDGE("record_bytes", KEY_COUNT, record_bytes, 192, BUS_RECORD_BYTES_MAX, "16384"),
     BRIDGE("reply_depth", KEY_COUNT, reply_depth, 4, 1 << 20, "512"),
@@ -348,10 +348,7 @@ static void finish_section(struct parser *parser)
 {
   if (parser->kind == SECTION_NONE || parser->error)
     return;
-  parser->line = parser->section_line;
   set_fallbacks(parser);
-  if (parser->error)
-    return;
   if (parser->kind == SECTION_BACKEND)
     check_backend(parser, parser->base);
   else if (parser->kind == SECTION_BRIDGE)
@@ -488,9 +485,7 @@ static char *next_line(char *buffer, int size, void *stream)
     return NULL;
   memcpy(buffer, start, length);
   strcpy(buffer + length, "\n");
-  uint32_t line = parser->line; /* finishing a section speaks of the section's line */
   note_line(parser, buffer);
-  parser->line = line;
   return parser->error ? NULL : buffer;
 }
 

@@ -71,8 +71,7 @@ static void print_class(struct printer *printer, const struct bus_bridge_config 
   for (uint32_t i = 0; i < class->backend_count; i++)
     weights += class->backends[i].weight;
   for (uint32_t i = 0; i < class->backend_count; i++)
-    print(printer, "%s %s %.0f %%", i ? "," : "",
-          config->backends[class->backends[i].backend].name,
+    print(printer, "%s %s %.0f %%", i ? "," : "", config->backends[class->backends[i].backend].name,
           100.0 * class->backends[i].weight / weights);
   print(printer, "; queue %u", class->queue_max);
   if (class->tokens_max)

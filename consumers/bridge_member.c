@@ -10,14 +10,14 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define TEXT_BYTES        8192u
-#define TEXT_INTERVAL_NS  500000000u
-#define SPIN_STEPS        2000u /* that find nothing, before it waits */
-#define BACKOFF_WAIT_NS   50000u
-#define LONG_WAIT_NS      200000u /* requests come by rings, which wake nobody */
-#define OWN_OBJECTS       8u
-#define OBJECTS_MAX       (BUS_BRIDGE_METERS_MAX + 2 * BUS_BRIDGE_CLIENTS_MAX + OWN_OBJECTS)
-#define RING_NAME_BYTES   (BUS_LLM_NAME_BYTES + sizeof BUS_LLM_REPLY_RING_PREFIX)
+#define TEXT_BYTES       8192u
+#define TEXT_INTERVAL_NS 500000000u
+#define SPIN_STEPS       2000u /* that find nothing, before it waits */
+#define BACKOFF_WAIT_NS  50000u
+#define LONG_WAIT_NS     200000u /* requests come by rings, which wake nobody */
+#define OWN_OBJECTS      8u
+#define OBJECTS_MAX      (BUS_BRIDGE_METERS_MAX + 2 * BUS_BRIDGE_CLIENTS_MAX + OWN_OBJECTS)
+#define RING_NAME_BYTES  (BUS_LLM_NAME_BYTES + sizeof BUS_LLM_REPLY_RING_PREFIX)
 
 BUS_STATIC_ASSERT(OBJECTS_MAX <= BUS_ENTRIES_MAX, "a full configuration fits a member's directory");
 BUS_STATIC_ASSERT(sizeof BUS_LLM_REPLY_RING_PREFIX + BUS_LLM_CLIENT_NAME_MAX <= BUS_NAME_BYTES,
@@ -140,16 +140,15 @@ static const char *breaker_name(uint32_t breaker)
 static void write_text(struct bus_bridge *bridge)
 {
   char text[TEXT_BYTES];
-  size_t length = (size_t)snprintf(text, sizeof text, "transport %s",
-                                   bridge->transport->operations->name);
+  size_t length =
+      (size_t)snprintf(text, sizeof text, "transport %s", bridge->transport->operations->name);
   for (uint32_t i = 0; i < bridge->config.backend_count && length < sizeof text; i++) {
     struct bus_bridge_backend_view view;
     bus_bridge_core_backend(bridge->core, i, &view);
-    length += (size_t)snprintf(
-        text + length, sizeof text - length, "\n%s %s: %s, %u in flight%s%s",
-        bridge->config.backends[i].name, bridge->config.backends[i].host,
-        breaker_name(view.breaker), view.in_flight, view.reason[0] ? "; last failure: " : "",
-        view.reason);
+    length += (size_t)snprintf(text + length, sizeof text - length, "\n%s %s: %s, %u in flight%s%s",
+                               bridge->config.backends[i].name, bridge->config.backends[i].host,
+                               breaker_name(view.breaker), view.in_flight,
+                               view.reason[0] ? "; last failure: " : "", view.reason);
   }
   bus_member_set_text(bridge->member, BUS_BRIDGE_TEXT_NAME, "%s", text);
 }
@@ -194,8 +193,7 @@ static uint32_t list_objects(struct bus_bridge *bridge, struct bus_object_spec *
     objects[count++] = own[i];
   for (uint32_t i = 0; i < config->client_count; i++) {
     struct client *client = &bridge->clients[i];
-    snprintf(client->ring, sizeof client->ring, BUS_LLM_REPLY_RING_PREFIX "%s",
-             config->clients[i]);
+    strcpy(stpcpy(client->ring, BUS_LLM_REPLY_RING_PREFIX), config->clients[i]);
     objects[count++] = (struct bus_object_spec){.type = BUS_OBJECT_RING,
                                                 .name = client->ring,
                                                 .peer = config->clients[i],
@@ -203,9 +201,8 @@ static uint32_t list_objects(struct bus_bridge *bridge, struct bus_object_spec *
                                                 .record_size = config->record_bytes,
                                                 .policy = BUS_POLICY_WAIT,
                                                 .depth = config->reply_depth};
-    objects[count++] = (struct bus_object_spec){.type = BUS_OBJECT_POSITION,
-                                                .name = BUS_LLM_REQUEST_RING,
-                                                .peer = config->clients[i]};
+    objects[count++] = (struct bus_object_spec){
+        .type = BUS_OBJECT_POSITION, .name = BUS_LLM_REQUEST_RING, .peer = config->clients[i]};
   }
   return count;
 }
@@ -297,18 +294,18 @@ static void describe(struct bus_bridge *bridge)
 {
   char *text = bridge->describe;
   size_t size = sizeof bridge->describe;
-  size_t length = (size_t)snprintf(
-      text, size, "transport %s%s%s%s\n", bridge->transport->operations->name,
-      bridge->transport_reason[0] ? " (" : "", bridge->transport_reason,
-      bridge->transport_reason[0] ? ")" : "");
+  size_t length =
+      (size_t)snprintf(text, size, "transport %s%s%s%s\n", bridge->transport->operations->name,
+                       bridge->transport_reason[0] ? " (" : "", bridge->transport_reason,
+                       bridge->transport_reason[0] ? ")" : "");
   bus_bridge_config_print(&bridge->config, text + length, size - length);
 }
 
 static int set_up(struct bus_bridge *bridge, const char *transport)
 {
-  int error = bus_transport_new(transport, bus_bridge_core_connections(&bridge->config),
-                                &bridge->transport, bridge->transport_reason,
-                                sizeof bridge->transport_reason);
+  int error =
+      bus_transport_new(transport, bus_bridge_core_connections(&bridge->config), &bridge->transport,
+                        bridge->transport_reason, sizeof bridge->transport_reason);
   if (!error)
     error = join_bus(bridge);
   for (uint32_t i = 0; i < bridge->config.client_count && !error; i++)

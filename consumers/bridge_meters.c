@@ -123,7 +123,9 @@ static void list_one(void *context, const struct meter *meter, void *base, const
   struct listing *listing = context;
   (void)base;
   char *kept = listing->names[listing->count].text;
-  snprintf(kept, sizeof listing->names->text, "%s", name);
+  size_t length = strnlen(name, sizeof listing->names->text - 1);
+  memcpy(kept, name, length);
+  kept[length] = 0;
   listing->objects[listing->count++] =
       (struct bus_object_spec){.type = meter->type, .name = kept, .unit = meter->unit};
 }

@@ -69,8 +69,7 @@ BUS_EXPORT uint32_t bus_bridge_meters_list(const struct bus_bridge_config *confi
 
 /* Points the meters at the objects of those names in `member`, NULL where it has none. */
 BUS_EXPORT void bus_bridge_meters_find(const struct bus_bridge_config *config,
-                                       struct bus_member *member,
-                                       struct bus_bridge_meters *meters);
+                                       struct bus_member *member, struct bus_bridge_meters *meters);
 
 static BUS_ALWAYS_INLINE void bus_meter_add(uint64_t *counter, uint64_t increment)
 {

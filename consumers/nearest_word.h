@@ -4,12 +4,14 @@
 
 #include "shm/base.h"
 
+#include <string.h>
+
 BUS_BEGIN_DECLARATIONS
 
 /* All zero: nothing tried yet. */
 struct bus_nearest_word {
   const char *word; /* the best so far; the first of equals */
-  uint32_t edits;   /* letters to insert, delete or replace */
+  uint32_t edits;   /* letters to insert, delete or replace; a missing end is one */
 };
 
 /* Compares `written` with `known`, which is kept. Only their first 63 characters count. Pure. */
@@ -30,6 +32,9 @@ static inline void bus_nearest_word_try(struct bus_nearest_word *nearest, const 
       row[j] = replaced < shifted ? replaced : shifted;
     }
   }
+  /* Who leaves out an ending, such as a unit, means the word more surely than the letters say. */
+  if (width > 0 && row[width] > 1 && written[0] && !strncmp(known, written, strlen(written)))
+    row[width] = 1;
   if (!nearest->word || row[width] < nearest->edits) {
     nearest->word = known;
     nearest->edits = row[width];
