@@ -1,5 +1,6 @@
 #include "consumers/bridge_member.h"
 
+#include "consumers/bridge_transport.h"
 #include "shm/doorbell.h"
 #include "shm/log.h"
 #include "shm/subscription.h"
@@ -37,8 +38,7 @@ struct bus_bridge {
   struct bus_bridge_config config;
   struct bus_member_options options;
   struct bus_member *member;
-  struct bus_transport *transport;
-  char transport_reason[256];
+  struct bus_bridge_transport transport;
   struct bus_bridge_core *core;
   struct bus_bridge_meters meters;
   struct bus_loop loop;
@@ -140,12 +140,12 @@ static const char *breaker_name(uint32_t breaker)
 static void write_text(struct bus_bridge *bridge)
 {
   char text[TEXT_BYTES];
-  size_t length =
-      (size_t)snprintf(text, sizeof text, "transport %s", bridge->transport->operations->name);
+  bus_bridge_transport_print(&bridge->transport, text, sizeof text);
+  size_t length = strlen(text);
   for (uint32_t i = 0; i < bridge->config.backend_count && length < sizeof text; i++) {
     struct bus_bridge_backend_view view;
     bus_bridge_core_backend(bridge->core, i, &view);
-    length += (size_t)snprintf(text + length, sizeof text - length, "\n%s %s: %s, %u in flight%s%s",
+    length += (size_t)snprintf(text + length, sizeof text - length, "%s %s: %s, %u in flight%s%s\n",
                                bridge->config.backends[i].name, bridge->config.backends[i].host,
                                breaker_name(view.breaker), view.in_flight,
                                view.reason[0] ? "; last failure: " : "", view.reason);
@@ -280,7 +280,7 @@ static int open_core(struct bus_bridge *bridge)
       .table = {bus_member_object(bridge->member, BUS_OBJECT_TABLE, BUS_BRIDGE_TABLE_NAME),
                 bridge->config.requests_max, entry_bytes(&bridge->config)},
       .ports = bridge->ports,
-      .transport = bridge->transport,
+      .transport = bridge->transport.transport,
       .meters = &bridge->meters,
       .random_seed = seed,
       .epoch = (uint32_t)bus_member_header(bridge->member)->epoch,
@@ -292,20 +292,16 @@ static int open_core(struct bus_bridge *bridge)
 
 static void describe(struct bus_bridge *bridge)
 {
-  char *text = bridge->describe;
-  size_t size = sizeof bridge->describe;
-  size_t length =
-      (size_t)snprintf(text, size, "transport %s%s%s%s\n", bridge->transport->operations->name,
-                       bridge->transport_reason[0] ? " (" : "", bridge->transport_reason,
-                       bridge->transport_reason[0] ? ")" : "");
-  bus_bridge_config_print(&bridge->config, text + length, size - length);
+  bus_bridge_transport_print(&bridge->transport, bridge->describe, sizeof bridge->describe);
+  size_t length = strlen(bridge->describe);
+  bus_bridge_config_print(&bridge->config, bridge->describe + length,
+                          sizeof bridge->describe - length);
 }
 
 static int set_up(struct bus_bridge *bridge, const char *transport)
 {
-  int error =
-      bus_transport_new(transport, bus_bridge_core_connections(&bridge->config), &bridge->transport,
-                        bridge->transport_reason, sizeof bridge->transport_reason);
+  int error = bus_bridge_transport_open(
+      &bridge->transport, transport, bus_bridge_core_connections(&bridge->config), &bridge->config);
   if (!error)
     error = join_bus(bridge);
   for (uint32_t i = 0; i < bridge->config.client_count && !error; i++)
@@ -364,8 +360,7 @@ void bus_bridge_delete(struct bus_bridge *bridge)
   if (!bridge)
     return;
   bus_bridge_core_delete(bridge->core);
-  if (bridge->transport)
-    bridge->transport->operations->destroy(bridge->transport);
+  bus_bridge_transport_close(&bridge->transport);
   for (uint32_t i = 0; i < bridge->config.client_count; i++) {
     bus_subscription_close(&bridge->clients[i].requests);
     bus_backlink_close(&bridge->clients[i].backlink);
