@@ -4,9 +4,12 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #define RECORD_BYTES 1024u
 
@@ -56,7 +59,7 @@ static struct bus_bridge *bridge_new(void)
 static struct bus_neighbour *look(void)
 {
   struct bus_neighbour *neighbour;
-  cr_assert_eq(bus_neighbour_attach(fixture_directory, "bridge", &neighbour), BUS_OK, "%s",
+  cr_assert_eq(bus_neighbour_attach(fixture_directory, "bridge", true, &neighbour), BUS_OK, "%s",
                bus_error_message());
   return neighbour;
 }
@@ -222,7 +225,7 @@ static void client_open(struct client *client, const char *name)
   bus_member_run(client->member);
 }
 
-static void client_ask(struct client *client, uint64_t id, const char *text)
+static void client_ask(struct client *client, uint64_t id, uint8_t flags, const char *text)
 {
   struct bus_llm_request *request = bus_producer_reserve(&client->requests);
   cr_assert_not_null(request);
@@ -234,6 +237,7 @@ static void client_ask(struct client *client, uint64_t id, const char *text)
   request->fragments = 1;
   request->reply_slots = 1;
   request->kind = BUS_LLM_CHAT;
+  request->flags = flags;
   request->temperature = -1;
   strcpy(request->class_name, "fast");
   memcpy(request + 1, text, strlen(text));
@@ -307,7 +311,7 @@ static void asks_and_hears(uint32_t idle)
   configure("trader", port, "");
   options.member.idle = idle;
   client_open(&client, "trader");
-  client_ask(&client, 7, "up or down?");
+  client_ask(&client, 7, 0, "up or down?");
   struct bus_bridge *bridge = bridge_new();
   pthread_create(&runner, NULL, run_bridge, bridge);
   for (uint64_t id = 7; id < 10; id++) {
@@ -319,7 +323,7 @@ static void asks_and_hears(uint32_t idle)
     cr_assert_eq(reply->text_bytes, 2);
     cr_assert_eq(memcmp(reply + 1, "up", 2), 0);
     bus_consumer_release(&client.replies.consumer);
-    client_ask(&client, id + 1, "up or down?");
+    client_ask(&client, id + 1, 0, "up or down?");
   }
   bus_loop_request_stop();
   pthread_join(runner, NULL);
@@ -367,7 +371,7 @@ Test(bridge_member, says_when_no_server_can_be_reached, .init = fixture_create,
   client_open(&client, "trader");
   struct bus_bridge *bridge = bridge_new();
   pthread_create(&runner, NULL, run_bridge, bridge);
-  client_ask(&client, 1, "up or down?");
+  client_ask(&client, 1, 0, "up or down?");
   const struct bus_llm_reply *reply = client_hear(&client);
   cr_assert_eq(reply->id, 1);
   cr_assert_eq(reply->kind, BUS_LLM_FINAL);
@@ -376,4 +380,89 @@ Test(bridge_member, says_when_no_server_can_be_reached, .init = fixture_create,
   pthread_join(runner, NULL);
   bus_bridge_delete(bridge);
   client_close(&client);
+}
+
+/* A bridge in a process of its own. */
+static pid_t fork_bridge(void)
+{
+  pid_t pid = fork();
+  cr_assert_geq(pid, 0);
+  if (pid == 0) {
+    struct bus_bridge *bridge;
+    int error = bus_bridge_new(&options, &bridge);
+    if (!error)
+      error = bus_bridge_run(bridge);
+    _exit(error ? 1 : 0);
+  }
+  return pid;
+}
+
+/* Takes a question in and leaves it at that: returns the connection. */
+static int hear_the_question(struct client *client, int listener)
+{
+  struct pollfd poller = {listener, POLLIN, 0};
+  while (poll(&poller, 1, 1) == 0) {
+    bus_member_heartbeat(client->member, bus_clock_monotonic_ns());
+    bus_backlink_maintain(&client->backlink);
+  }
+  char request[4096];
+  size_t length = 0;
+  int fd = accept(listener, NULL, NULL);
+  cr_assert_geq(fd, 0);
+  while (!memmem(request, length, "up or down?", 11)) {
+    ssize_t got = recv(fd, request + length, sizeof request - length, 0);
+    cr_assert_gt(got, 0);
+    length += (size_t)got;
+  }
+  return fd;
+}
+
+static void is_killed_and_followed(uint8_t flags, uint32_t status)
+{
+  uint16_t port;
+  int listener = listen_somewhere(&port);
+  pthread_t server, runner;
+  struct client client;
+  configure("trader", port, "");
+  client_open(&client, "trader");
+  client_ask(&client, 5, flags, "up or down?");
+  pid_t pid = fork_bridge();
+  int unanswered = hear_the_question(&client, listener);
+  kill(pid, SIGKILL);
+  cr_assert_eq(waitpid(pid, NULL, 0), pid);
+  close(unanswered);
+  pthread_create(&server, NULL, serve, &listener);
+  client_ask(&client, 6, 0, "up or down?");
+  struct bus_bridge *bridge = bridge_new();
+  pthread_create(&runner, NULL, run_bridge, bridge);
+  uint32_t answers[2] = {0};
+  while (!answers[0] || !answers[1]) {
+    const struct bus_llm_reply *reply = client_hear(&client);
+    cr_assert(reply->id == 5 || reply->id == 6);
+    cr_assert_eq(reply->status, reply->id == 5 ? status : BUS_LLM_OK, "request %d: status %u",
+                 (int)reply->id, reply->status);
+    cr_assert_eq(reply->epoch, 2);
+    answers[reply->id - 5]++;
+    bus_consumer_release(&client.replies.consumer);
+  }
+  bus_loop_request_stop();
+  pthread_join(runner, NULL);
+  cr_assert_null(bus_consumer_poll(&client.replies.consumer), "a request was answered twice");
+  bus_bridge_delete(bridge);
+  shutdown(listener, SHUT_RDWR);
+  pthread_join(server, NULL);
+  close(listener);
+  client_close(&client);
+}
+
+Test(bridge_member, tells_after_a_kill_what_it_cannot_ask_again, .init = fixture_create,
+     .fini = fixture_remove)
+{
+  is_killed_and_followed(0, BUS_LLM_BRIDGE_RESTART);
+}
+
+Test(bridge_member, asks_again_after_a_kill_where_that_does_no_harm, .init = fixture_create,
+     .fini = fixture_remove)
+{
+  is_killed_and_followed(BUS_LLM_IDEMPOTENT, BUS_LLM_OK);
 }
