@@ -6,8 +6,8 @@
 #include "shm/notify.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 static const char help[] =
     "bus-bridge: carries questions of members to language models, and brings the answers back\n"
@@ -152,6 +152,14 @@ static int check(const struct program *program, struct bus_bridge_config *config
 
 /* ---- the member ---- */
 
+/* A dump of a process that holds keys would hold them too. */
+static void forbid_core_dumps(const struct bus_bridge_config *config)
+{
+  for (uint32_t i = 0; i < config->backend_count; i++)
+    if (config->backends[i].api_key_file[0] || config->backends[i].api_key_env[0])
+      prctl(PR_SET_DUMPABLE, 0);
+}
+
 /* A line of the log for each line of the description. */
 static void log_description(const char *text)
 {
@@ -190,6 +198,7 @@ int main(int argc, char **argv)
   static struct bus_bridge_config config; /* it is large */
   int error = bus_bridge_config_read(program.config_path, &config);
   program.bridge.config = &config;
+  forbid_core_dumps(&config);
   if (!error)
     error = program.check ? check(&program, &config) : serve(&program);
   if (error)

@@ -14,8 +14,8 @@ import tempfile
 
 BUILD, SOURCE = (os.path.abspath(path) for path in sys.argv[1:3])
 MAN = os.path.join(SOURCE, "tools", "man")
-PROGRAMS = {"bus-feed": "producers", "bus-infer": "consumers", "bus-trader": "consumers", "signal-busctl": "tools",
-            "bus-ask": "consumers", "bus-record": "consumers", "bus-replay": "tools"}
+PROGRAMS = {"bus-ask": "consumers", "bus-bridge": "consumers", "bus-feed": "producers", "bus-infer": "consumers",
+            "bus-trader": "consumers", "signal-busctl": "tools", "bus-record": "consumers", "bus-replay": "tools"}
 # Verbs that signal-busctl.1 describes, and verbs that have a page of their own, signal-busctl-VERB.1.
 VERBS = ["create", "destroy", "info", "top", "up", "run", "down"]
 VERBS_WITH_PAGES = ["doctor", "hugepages", "isolate", "metrics", "release"]
@@ -106,6 +106,26 @@ def has_the_verbs_and_keys():
             assert have == known, (section, have, known)
 
 
+def has_the_keys_of_the_bridge():
+    """Each key of the manual is known, and the example speaks of each: whoever adds one is reminded of both."""
+    text = read_manual("bus-bridge")
+    with open(os.path.join(SOURCE, "consumers", "bridge_config.c")) as file:
+        code = file.read()
+    with open(os.path.join(SOURCE, "tools", "bridge.ini")) as file:
+        example = file.read()
+    for section, mark in (("bridge", "BRIDGE"), ("backend NAME", "BACKEND(?:_TEXT)?"), ("class NAME", "CLASS")):
+        table = re.search(rf"static const struct key {section.split()[0]}_keys\[\] = {{(.*?)^}};", code, re.M | re.S)
+        known = re.findall(rf'^    (?:{mark}\(|{{)"(\w+)"', table.group(1), re.M)
+        part = re.search(rf'^\.SS "?Keys of \[{section}\]"?$(.*?)^\.S[SH]', text, re.M | re.S).group(1)
+        have = re.findall(r"^\.TP\n\.B[IR]* (\w+)", part, re.M)
+        assert len(known) > 5 and have == known, (section, have, known)
+        if section != "backend NAME":
+            for key in known:
+                assert re.search(rf"^;?{key} = ", example, re.M), f"bridge.ini does not show {key}"
+    done = run("bus-bridge", "--config", os.path.join(SOURCE, "tools", "bridge.ini"), "--check")
+    assert done.returncode == 0 and "class fast: vllm 75 %, mac 25 %" in done.stdout, done
+
+
 def overview_formats_without_a_warning():
     path = os.path.join(MAN, "signal-bus.7")
     done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-t", "-P-c", path], capture_output=True, text=True)
@@ -115,6 +135,7 @@ def overview_formats_without_a_warning():
 TESTS = [(check, program) for program in PAGES
          for check in (formats_without_a_warning, has_the_options_of_help, each_option_is_taken)]
 TESTS.append((has_the_verbs_and_keys, None))
+TESTS.append((has_the_keys_of_the_bridge, None))
 TESTS.append((overview_formats_without_a_warning, None))
 
 

@@ -32,6 +32,7 @@ _signal_bus_words() {
   --timestamps) echo live capture ;;
   --engine) echo auto scalar avx2 avx512 ;;
   --table) echo auto always never ;;
+  --transport) echo auto io_uring epoll ;;
   esac
 }
 
@@ -97,4 +98,4 @@ _signal_bus() {
   mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
 }
 
-complete -F _signal_bus signal-busctl bus-ask bus-bench bus-feed bus-infer bus-record bus-replay bus-trader
+complete -F _signal_bus signal-busctl bus-ask bus-bench bus-bridge bus-feed bus-infer bus-record bus-replay bus-trader
