@@ -48,6 +48,7 @@ DEFAULTS = {
     "garbage": "",       # instead of an answer: http, json, binary, sse
     "framing": "",       # eof, chunked, length; "": as the flavor does it
     "keep_ms": "",       # close an idle connection so long after its answer; "": as the flavor does it
+    "echo": "",          # the first token, with a blank behind
     "text": "",          # the answer, instead of tokens: utf8 or escapes
 }
 SPECIAL_TEXT = {"utf8": "Grüße, 世界, 🌍: split me anywhere.", "escapes": "\"\\/\b\f\n\r\t\u0001\u2028 end"}
@@ -310,6 +311,8 @@ class Connection:
                 await self.event("[DONE]")
                 break
             text = pieces[number] if pieces else token_text(number, self.number_of("size"))
+            if number == 0 and options["echo"]:
+                text = options["echo"] + " " + text
             await self.chunk(self.choice(chat, text, number == 0))
             await self.pause("gap_ms")
         else:

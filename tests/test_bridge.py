@@ -1,0 +1,565 @@
+#!/usr/bin/env python3
+"""bus-bridge between members and doubles of the servers: every request ends once, whatever happens.
+
+usage: test_bridge.py BUILD_DIRECTORY SOURCE_DIRECTORY [TEST..]
+
+Prints TAP: each test once over each transport. Needs the standard library only, openssl for TLS. No test depends
+on how fast the machine is.
+"""
+import functools
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import shutil
+import sys
+import tempfile
+import time
+
+import llm_double
+import tap
+from llm_servers import WAIT_S, DoubleProcess, wait
+from tap import Skip
+
+BUILD = os.path.abspath(sys.argv[1])
+BRIDGE = os.environ.get("BUS_BRIDGE", os.path.join(BUILD, "consumers", "bus-bridge"))
+LOAD = os.path.join(BUILD, "tests", "llm_load")
+COUNTER = 3
+TRANSPORTS = ("io_uring", "epoll")
+TESTS = []
+MIB = 1 << 20
+
+
+def on_each_transport(test):
+    for transport in TRANSPORTS:
+        run = functools.partial(test, transport)
+        run.__name__ = f"{test.__name__}_by_{transport}"
+        TESTS.append(run)
+    return test
+
+
+class Bus:
+    """A bus, with a bridge by one transport, members that load it, and nothing that outlives it."""
+
+    def __init__(self, transport, doubles, clients=("load",), backend="", once="retries_max = 0", classes=None,
+                 bridge=""):
+        self.directory = tempfile.mkdtemp(prefix="signalbus-bridge-", dir="/dev/shm")
+        self.files = tempfile.mkdtemp(prefix="signalbus-bridge-")
+        self.transport, self.processes, self.bridge = transport, [], None
+        lines = ["[bridge]", f"clients = {', '.join(clients)}", bridge]
+        for name, double in doubles.items():
+            lines += [f"[backend {name}]", backend]
+            flavor = double.arguments[1]
+            if "url" not in backend:
+                lines += [f"url = http://127.0.0.1:{double.port}/v1", f"flavor = {flavor}"]
+        for name, options in (classes or {"default": once}).items():
+            lines += [f"[class {name}]", options]
+        self.config = os.path.join(self.files, "bridge.ini")
+        with open(self.config, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate()
+        shutil.rmtree(self.directory)
+        shutil.rmtree(self.files)
+
+    def spawn(self, program, *arguments):
+        # Into a file: a pipe that nobody reads stops a program that has much to say.
+        log = open(os.path.join(self.files, f"{len(self.processes)}.log"), "w+", encoding="utf-8")
+        process = subprocess.Popen([program, "--bus", self.directory, *map(str, arguments)],
+                                   stdout=subprocess.PIPE, stderr=log, text=True)
+        process.log = log
+        self.processes.append(process)
+        return process
+
+    def said(self, process):
+        process.log.seek(0)
+        return process.log.read()
+
+    def start(self, *options):
+        """Starts the bridge; returns when it runs."""
+        self.bridge = self.spawn(BRIDGE, "--config", self.config, "--transport", self.transport, "--small-pages",
+                                 *options)
+        wait(lambda: self.runs("bridge", self.bridge.pid) or self.bridge.poll() is not None, "the bridge to run")
+        if self.bridge.poll() is not None:
+            said = self.said(self.bridge)
+            if self.transport == "io_uring" and "io_uring" in said:
+                raise Skip(f"no io_uring here: {said.strip()}")
+            raise AssertionError(f"bus-bridge ended with {self.bridge.returncode}: {said}")
+        return self
+
+    def runs(self, member, pid):
+        try:
+            with open(os.path.join(self.directory, member), "rb") as file:
+                header = file.read(512)
+        except FileNotFoundError:
+            return False
+        return (len(header) == 512 and header[:8] == b"SIGBUS01" and header[256] == 2 and
+                struct.unpack_from("<I", header, 160)[0] == pid)
+
+    def counters(self, member="bridge"):
+        with open(os.path.join(self.directory, member), "rb") as file:
+            count = struct.unpack_from("<I", file.read(512), 120)[0]
+            entries = file.read(128 * count)
+            result = {}
+            for i in range(count):
+                entry = entries[i * 128:(i + 1) * 128]
+                if struct.unpack_from("<I", entry, 80)[0] == COUNTER:
+                    file.seek(struct.unpack_from("<Q", entry, 104)[0])
+                    result[entry[:32].split(b"\0")[0].decode()] = struct.unpack("<Q", file.read(8))[0]
+            return result
+
+    def begin_load(self, *arguments):
+        return self.spawn(LOAD, *arguments)
+
+    def end_load(self, process, client="load", **expected):
+        """Its figures; each request ended once, and in its own answer; these statuses, where some are named."""
+        out, _ = process.communicate(timeout=WAIT_S)
+        figures = json.loads(out) if out.strip() else None
+        assert process.returncode == 0 and figures, (out, self.said(process), self.said(self.bridge))
+        assert figures["finals"] == figures["submitted"], figures
+        if expected:
+            statuses = {name.replace("_", "-"): count for name, count in expected.items()}
+            assert figures["statuses"] == statuses, (figures, statuses)
+        # What came twice is late for the library, which knows the id no more.
+        members = [name for name in os.listdir(self.directory) if name.startswith(client)]
+        for name in members:
+            counters = self.counters(name)
+            assert counters["llm_late"] == counters["llm_invalid"] == 0, (name, counters)
+        return figures
+
+    def load(self, prompt, *arguments, **expected):
+        return self.end_load(self.begin_load("--prompt", prompt, *arguments), **expected)
+
+    def wait_counter(self, name, least=1):
+        wait(lambda: self.counters().get(name, 0) >= least, f"{name} to be {least}", self.bridge)
+
+    def stop(self):
+        self.bridge.send_signal(signal.SIGTERM)
+        self.bridge.communicate(timeout=WAIT_S)
+        assert self.bridge.returncode == 0, (self.bridge.returncode, self.said(self.bridge))
+
+    def kill(self):
+        self.bridge.kill()
+        self.bridge.communicate()
+
+
+# What servers of each kind do.
+
+@on_each_transport
+def test_each_flavor_is_understood(transport):
+    for flavor in ("mlx", "vllm", "llama", "ollama"):
+        with DoubleProcess(flavor=flavor) as double, Bus(transport, {"a": double}).start() as bus:
+            text = len(llm_double.answer_text(7))
+            for kind in ("chat", "completion"):
+                figures = bus.load("@ tokens=7", "--kind", kind, ok=1)
+                assert figures["text_bytes"] == text, figures
+                bus.load("@ tokens=7", "--kind", kind, "--tokens", 3, length=1)
+            bus.load("@ tokens=4 reasoning=5 comments=3", "--partials", ok=1)
+            special = bus.load("@ text=utf8 drip=1", ok=1)
+            assert special["text_bytes"] == len(llm_double.SPECIAL_TEXT["utf8"].encode())
+            special = bus.load("@ text=escapes drip=7", ok=1)
+            assert special["text_bytes"] == len(llm_double.SPECIAL_TEXT["escapes"].encode())
+            if flavor == "mlx":
+                bus.load("@", "--kind", "embedding", upstream_4xx=1)
+            else:
+                figures = bus.load("@ abc", "--kind", "embedding", ok=1)
+                assert figures["text_bytes"] == 4 * len(llm_double.embedding("")), figures
+            bus.stop()
+            for request in double.requests():
+                headers, body = request["headers"], json.loads(request["body"])
+                assert int(headers["content-length"]) == len(request["body"].encode())
+                assert "authorization" in headers and "expect" not in headers and "host" in headers
+                assert "transfer-encoding" not in headers and "seed" not in body, request
+                assert "embeddings" in request["path"] or body["stream"] is True, body
+                if flavor == "mlx":
+                    assert "model" not in body and body.get("stream_options") != {}, body
+
+
+@on_each_transport
+def test_each_way_of_answering_is_read(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
+        size = len(llm_double.answer_text(9))
+        for framing in ("eof", "chunked"):
+            for drip in (0, 1, 3, 100):
+                figures = bus.load(f"@ tokens=9 framing={framing} drip={drip}", ok=1)
+                assert figures["text_bytes"] == size, figures
+
+
+FAULTS = (  # prompt, the statuses that it may end in
+    ("@ cut=0", "truncated"), ("@ cut=1", "truncated"), ("@ cut=60", "truncated"), ("@ tokens=9 cut=700", "truncated"),
+    ("@ reset=0", "truncated"), ("@ tokens=9 reset=300", "truncated"),
+    ("@ finish=none", "truncated"), ("@ done=0 framing=eof", "truncated"),
+    ("@ status=400", "upstream-4xx"), ("@ status=404 error=string", "upstream-4xx"),
+    ("@ status=429 retry_after=7", "upstream-4xx"), ("@ status=429 retry_after=date:60", "upstream-4xx"),
+    ("@ status=500 error=text", "upstream-5xx"), ("@ status=503 error=empty retry_after=3", "upstream-5xx"),
+    ("@ stream_error=0", "upstream-5xx"), ("@ stream_error=2", "upstream-5xx"),
+    ("@ stream_error=1 error=string", "upstream-5xx"),
+    ("@ garbage=http", "upstream-5xx"), ("@ garbage=binary", "upstream-5xx"), ("@ garbage=sse", "upstream-5xx"),
+    ("@ garbage=json", "upstream-5xx"))
+
+
+@on_each_transport
+def test_each_fault_has_its_status(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}, backend="failures_to_open = 1000").start() as bus:
+        for prompt, status in FAULTS:
+            figures = bus.load(prompt, "--requests", 3, "--outstanding", 3)
+            assert set(figures["statuses"]) == {status}, (prompt, figures)
+            if "retry_after=7" in prompt:
+                assert figures["retry_after_ms"] == 7000 and figures["http_status"] == 429, figures
+            if "date:60" in prompt:
+                assert 0 < figures["retry_after_ms"] <= 60000, figures
+            bus.load("@", ok=1)
+
+
+@on_each_transport
+def test_what_hangs_ends_by_the_time_outs(transport):
+    options = "first_token_ms = 300\ntoken_ms = 300\nfailures_to_open = 1000"
+    with DoubleProcess() as double, Bus(transport, {"a": double}, backend=options).start() as bus:
+        for prompt in ("@ hang=0", "@ hang=40", "@ tokens=9 hang=700", "@ prefill_ms=100000", "@ first_ms=100000",
+                       "@ gap_ms=100000", "@ tokens=100 drip=1 drip_ms=400"):
+            figures = bus.load(prompt, "--requests", 2)
+            assert not set(figures["statuses"]) & {"ok", "expired", "local-timeout"}, (prompt, figures)
+        assert bus.counters()["a.timed_out"] >= 14
+        wait(lambda: double.command()["answering"] == 0, "the double to be left alone")
+
+
+@on_each_transport
+def test_an_answer_may_be_a_mebibyte(transport):
+    with DoubleProcess() as double, \
+            Bus(transport, {"a": double}, bridge="answer_bytes_max = 2097152\nrecord_bytes = 65536").start() as bus:
+        arguments = ("--answer-bytes", 2 * MIB, "--record-bytes", 65536, "--requests", 12, "--outstanding", 4, "--echo")
+        figures = bus.load("@ tokens=64 size=16384 echo={n}", *arguments, "--partials", ok=12)
+        assert figures["text_bytes"] == 12 * MIB + sum(len(f"{n} ") for n in range(12)), figures
+        figures = bus.load("@ tokens=2 size=1048576 echo={n}", "--answer-bytes", MIB, *arguments[2:], length=12)
+        assert figures["cut"] == 12, figures
+        bus.stop()
+
+
+@on_each_transport
+def test_a_thousand_streams_at_once(transport):
+    clients = [f"load{i}" for i in range(4)]
+    with DoubleProcess() as double, \
+            Bus(transport, {"a": double}, clients=clients, backend="concurrency = 1024",
+                once="queue_max = 2048", bridge="requests_max = 1024\nrequest_bytes_max = 1024\nrecord_bytes = 1024\n"
+                "reply_depth = 4096").start() as bus:
+        arguments = ("--clients", 4, "--outstanding", 250, "--record-bytes", 1024, "--answer-bytes", 4096,
+                     "--deadline-ms", 120000, "--echo")
+        begun = bus.begin_load(*arguments, "--requests", 1000, "--prompt", "@ tokens=4 prefill_ms=8000 gap_ms=20 echo={n}")
+        wait(lambda: double.command()["answering"] == 1000, "a thousand streams", begun)
+        bus.end_load(begun, ok=1000)
+        first = memory_bytes(bus.bridge.pid)
+        for _ in range(2):
+            bus.load("@ tokens=4 echo={n}", *arguments, "--requests", 2000, ok=2000)
+        last = memory_bytes(bus.bridge.pid)
+        print(f"# {first >> 10} KiB after 1000 streams, {last >> 10} KiB after 4000 more")
+        assert last < first + (8 << 20), (first, last)
+        assert double.command()["answering_max"] >= 1000
+
+
+def memory_bytes(pid):
+    """Private memory of a process: its member file is shared."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) << 10
+
+
+# Who goes first, who is turned away.
+
+@on_each_transport
+def test_a_cancelled_request_is_closed_upstream(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
+        bus.load("@ tokens=100000 gap_ms=5", "--requests", 8, "--cancel-ms", 200, "--tokens", 100000, cancelled=8)
+        wait(lambda: double.command()["answering"] == 0, "the streams to be closed")
+        assert {event["how"] for event in double.events("end")} == {"peer"}
+
+
+@on_each_transport
+def test_an_expired_request_is_closed_upstream(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
+        figures = bus.load("@ tokens=100000 gap_ms=5", "--requests", 8, "--deadline-ms", 400, "--tokens", 100000,
+                           expired=8)
+        assert figures["text_bytes"] > 0
+        wait(lambda: double.command()["answering"] == 0, "the streams to be closed")
+        assert {event["how"] for event in double.events("end")} == {"peer"}
+
+
+@on_each_transport
+def test_urgent_ones_go_first(transport):
+    with DoubleProcess() as double, \
+            Bus(transport, {"a": double}, clients=("load", "other"), backend="concurrency = 1").start() as bus:
+        slow = bus.begin_load("--requests", 6, "--prompt", "@ first_ms=400 normal{n}")
+        bus.wait_counter("class.default.accepted", 6)
+        urgent = bus.begin_load("--client", "other", "--urgent", "--prompt", "@ urgent")
+        bus.wait_counter("class.default.accepted", 7)
+        bus.end_load(urgent, ok=1)
+        bus.end_load(slow, ok=6)
+        bodies = [request["body"] for request in double.requests()]
+        place = next(i for i, body in enumerate(bodies) if "urgent" in body)
+        assert place < 6, bodies
+
+
+@on_each_transport
+def test_a_full_queue_rejects(transport):
+    with DoubleProcess() as double, \
+            Bus(transport, {"a": double}, backend="concurrency = 1", once="queue_max = 4\nretries_max = 0").start() as bus:
+        figures = bus.load("@ first_ms=3000", "--requests", 12, "--outstanding", 12)
+        assert figures["statuses"]["ok"] == 5 and figures["statuses"]["rejected-queue"] == 7, figures
+        assert bus.counters()["final_rejected_queue"] == 7
+
+
+@on_each_transport
+def test_what_cannot_be_done_in_time_is_rejected(transport):
+    with DoubleProcess() as double, \
+            Bus(transport, {"a": double}, backend="prefill_tokens_per_s = 40\ndecode_tokens_per_s = 7").start() as bus:
+        bus.load("@ tokens=500", "--tokens", 500, "--deadline-ms", 5000, rejected_deadline=1)
+        bus.load("@ tokens=5", "--tokens", 5, "--deadline-ms", 20000, length=0) if False else None
+        bus.load("@ tokens=5", "--tokens", 6, "--deadline-ms", 20000, ok=1)
+        assert len(double.requests()) == 1
+
+
+@on_each_transport
+def test_a_slow_server_is_hedged(transport):
+    with DoubleProcess(options=["prefill_ms=60000"]) as slow, DoubleProcess() as fast, \
+            Bus(transport, {"slow": slow, "fast": fast},
+                once="backends = slow:1000000, fast:1\nhedge_after_ms = 100\nhedge_percent = 100").start() as bus:
+        figures = bus.load("@ tokens=5", "--requests", 10, "--outstanding", 2, "--idempotent", ok=10)
+        assert bus.counters()["hedges"] > 0 and figures["hedged"] > 0, figures
+        wait(lambda: slow.command()["answering"] == 0, "the slow answers to be closed")
+
+
+# Servers that die and return.
+
+BREAKER = "failures_to_open = 3\nopen_ms = 100\nopen_ms_max = 200\nconnect_ms = 500\nfirst_token_ms = 500"
+
+
+def returns(bus):
+    """The breaker was open, and the server is asked again."""
+    wait(lambda: bus.counters()["a.breaker"] == 0, "the breaker to close", bus.bridge)
+    bus.load("@", "--requests", 5, ok=5)
+
+
+@on_each_transport
+def test_a_server_that_is_killed_and_restarted(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}, backend=BREAKER).start() as bus:
+        bus.load("@", ok=1)
+        double.kill()
+        figures = bus.load("@", "--requests", 20, "--deadline-ms", 2000)
+        assert set(figures["statuses"]) <= {"backend-down", "truncated", "expired"}, figures
+        bus.wait_counter("a.opened")
+        double.start()
+        returns(bus)
+
+
+@on_each_transport
+def test_a_server_that_is_stopped_and_goes_on(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}, backend=BREAKER).start() as bus:
+        bus.load("@", ok=1)
+        double.pause()
+        figures = bus.load("@", "--requests", 6, "--deadline-ms", 3000)
+        assert not set(figures["statuses"]) & {"ok", "local-timeout"}, figures
+        bus.wait_counter("a.opened")
+        double.resume()
+        returns(bus)
+
+
+@on_each_transport
+def test_a_server_that_is_healthy_and_says_nothing(transport):
+    with DoubleProcess(flavor="mlx") as double, Bus(transport, {"a": double}, backend=BREAKER).start() as bus:
+        bus.load("@", ok=1)
+        double.command(set={"hang": "0"})
+        bus.load("@", "--requests", 6, "--deadline-ms", 3000)
+        bus.wait_counter("a.opened")
+        opened = bus.counters()["a.opened"]
+        bus.wait_counter("a.opened", opened + 2)  # the canary sings not
+        double.command(set={})
+        returns(bus)
+
+
+@on_each_transport
+def test_another_server_takes_over(transport):
+    with DoubleProcess() as first, DoubleProcess() as second, \
+            Bus(transport, {"a": first, "b": second}, backend=BREAKER, once="retries_max = 3").start() as bus:
+        process = bus.begin_load("--requests", 400, "--outstanding", 8, "--idempotent", "--echo",
+                                 "--prompt", "@ gap_ms=5 echo={n}")
+        wait(lambda: first.requests() and second.requests(), "both to be asked", process)
+        first.kill()
+        bus.end_load(process, ok=400)
+        first.start()
+        returns(bus)
+
+
+@on_each_transport
+def test_a_kept_connection_that_was_closed_is_made_anew(transport):
+    with DoubleProcess(options=["keep_ms=30"]) as double, \
+            Bus(transport, {"a": double}, once="retries_max = 2").start() as bus:
+        for _ in range(20):
+            bus.load("@", "--idempotent", ok=1)
+            time.sleep(0.03)  # about when the other side closes
+
+
+# The bridge and its clients, killed.
+
+@on_each_transport
+def test_kills_of_the_bridge_lose_nothing_and_repeat_nothing(transport):
+    clients = [f"load{i}" for i in range(4)]
+    with DoubleProcess() as double, \
+            Bus(transport, {"a": double}, clients=clients, backend="concurrency = 64",
+                bridge="requests_max = 256\nreply_depth = 256\nrecord_bytes = 1024\nrequest_bytes_max = 2048").start() as bus:
+        chance = random.Random(transport)
+        requests, kills = 12000, 0
+        process = bus.begin_load("--clients", 4, "--outstanding", 12, "--requests", requests, "--record-bytes", 1024,
+                                 "--answer-bytes", 3000, "--idempotent", "--echo", "--partials",
+                                 "--deadline-ms", 100000, "--prompt", "@ tokens=40 size=40 echo={n}")
+        while process.poll() is None and kills < 150:
+            time.sleep(chance.random() * 0.03)
+            bus.kill()
+            kills += 1
+            bus.start()
+        figures = bus.end_load(process)
+        print(f"# {kills} kills, {figures['statuses']}, {bus.counters()['recovered']} recovered")
+        assert kills >= 50 and set(figures["statuses"]) <= {"ok", "bridge-restart"}, figures
+        assert figures["statuses"]["ok"] > requests // 2, figures
+
+
+@on_each_transport
+def test_what_must_not_be_asked_twice_is_not(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
+        process = bus.begin_load("--requests", 4, "--prompt", "@ first_ms=100000 once{n}")
+        wait(lambda: len(double.requests()) == 4, "the questions", process)
+        bus.kill()
+        bus.start()
+        bus.end_load(process, bridge_restart=4)
+        assert len(double.requests()) == 4
+
+
+@on_each_transport
+def test_a_dead_bridge_ends_by_the_clients_clock(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
+        process = bus.begin_load("--requests", 4, "--prompt", "@ first_ms=100000", "--deadline-ms", 3000,
+                                 "--grace-ms", 300)
+        wait(lambda: len(double.requests()) == 4, "the questions", process)
+        bus.kill()
+        bus.end_load(process, local_timeout=4)
+
+
+@on_each_transport
+def test_a_client_that_is_killed_leaves_nothing_behind(transport):
+    with DoubleProcess() as double, \
+            Bus(transport, {"a": double}, clients=("load", "other")).start() as bus:
+        other = bus.begin_load("--client", "other", "--requests", 300, "--outstanding", 4, "--echo",
+                               "--prompt", "@ gap_ms=5 echo={n}")
+        for _ in range(10):
+            seen = len(double.requests())
+            process = bus.begin_load("--requests", 8, "--prompt", "@ gap_ms=10", "--deadline-ms", 5000)
+            wait(lambda: len(double.requests()) > seen + 4, "questions", process)
+            process.kill()
+            process.communicate()
+        bus.end_load(other, client="other", ok=300)
+        wait(lambda: bus.counters()["in_flight"] == 0, "the bridge to be done", bus.bridge)
+        process = bus.begin_load("--requests", 8, "--outstanding", 8, "--prompt", "@")
+        out, _ = process.communicate(timeout=WAIT_S)
+        assert json.loads(out)["statuses"] == {"ok": 8}, out
+
+
+@on_each_transport
+def test_a_bridge_with_a_new_file_is_found(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
+        process = bus.begin_load("--requests", 200, "--outstanding", 4, "--idempotent", "--deadline-ms", 4000,
+                                 "--prompt", "@ gap_ms=5")
+        wait(lambda: len(double.requests()) > 20, "questions", process)
+        bus.kill()
+        os.unlink(os.path.join(bus.directory, "bridge"))
+        bus.start()
+        out, _ = process.communicate(timeout=WAIT_S)
+        figures = json.loads(out)
+        assert figures["finals"] == 200 and figures["twice"] == 0 and figures["statuses"]["ok"] > 100, figures
+
+
+@on_each_transport
+def test_any_order_of_starting(transport):
+    with DoubleProcess() as double, Bus(transport, {"a": double}, backend=BREAKER) as bus:
+        double.kill()
+        process = bus.begin_load("--requests", 10, "--deadline-ms", 60000, "--prompt", "@ tokens=5")
+        wait(lambda: os.path.exists(os.path.join(bus.directory, "load")), "the client", process)
+        double.start()
+        bus.start()
+        bus.end_load(process, ok=10)
+
+
+# Keys and certificates.
+
+def write(path, text, mode=0o600):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(path, mode)
+
+
+@on_each_transport
+def test_the_key_is_sent_and_its_file_must_be_private(transport):
+    with DoubleProcess(key="secret-of-mine") as double, tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "key")
+        write(path, "secret-of-mine\n")
+        with Bus(transport, {"a": double}, backend=f"api_key_file = {path}").start() as bus:
+            bus.load("@", ok=1)
+            bus.stop()
+            assert "secret-of-mine" not in bus.said(bus.bridge)
+            os.chmod(path, 0o644)
+            refused = bus.spawn(BRIDGE, "--config", bus.config)
+            refused.communicate(timeout=WAIT_S)
+            assert refused.returncode == 1 and path in bus.said(refused), bus.said(refused)
+        with Bus(transport, {"a": double}).start() as bus:
+            figures = bus.load("@", upstream_4xx=1)
+            assert figures["http_status"] == 401, figures
+
+
+def make_certificates(directory):
+    """A certificate authority of our own, and a certificate for localhost by it."""
+    if not shutil.which("openssl"):
+        raise Skip("needs openssl")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], check=True, cwd=directory, capture_output=True)
+
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",
+            "-subj", "/CN=test authority")
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.csr", "-subj",
+            "/CN=localhost")
+    write(os.path.join(directory, "extensions"), "subjectAltName = DNS:localhost\n")
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", "extensions", "-out", "server.pem")
+
+
+@on_each_transport
+def test_tls(transport):
+    with tempfile.TemporaryDirectory() as directory:
+        make_certificates(directory)
+        certificate = (os.path.join(directory, "server.pem"), os.path.join(directory, "server.key"))
+        with DoubleProcess(tls=certificate) as double:
+            for host, trusted in (("localhost", True), ("127.0.0.1", False)):
+                backend = (f"url = https://{host}:{double.port}/v1\nflavor = vllm\nconnect_ms = 10000\n"
+                           f"ca_file = {directory}/ca.pem")
+                with Bus(transport, {"a": double}, backend=backend).start() as bus:
+                    if trusted:
+                        bus.load("@ tokens=20 echo={n}", "--requests", 40, "--outstanding", 8, "--echo", ok=40)
+                        bus.load("@ tokens=64 size=2048 drip=1000", ok=1)
+                        bus.load("@ tokens=9 reset=300", truncated=1)
+                    else:
+                        bus.load("@", "--deadline-ms", 5000, backend_down=1)
+
+
+def main():
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    wanted = sys.argv[3:]
+    tap.main([test for test in TESTS if not wanted or any(name in test.__name__ for name in wanted)], ())
+
+
+if __name__ == "__main__":
+    main()
