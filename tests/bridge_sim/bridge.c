@@ -102,15 +102,6 @@ static void attach(struct sim_world *world, uint32_t index)
   bus_bridge_core_attached(world->core, index);
 }
 
-void sim_bridge_attach(struct sim_world *world)
-{
-  if (!world->core)
-    return;
-  for (uint32_t i = 0; i < world->config.client_count; i++)
-    attach(world, i);
-  sim_watch_transition(world);
-}
-
 static void transition(void *context)
 {
   struct sim_world *world = context;
@@ -181,6 +172,20 @@ static void after_death(struct sim_world *world)
   sim_world_schedule(world, &world->agenda, world->now_ns + pause, SIM_EVENT_START, 0);
   if (world->kills_left)
     sim_bridge_plan_kill(world);
+}
+
+void sim_bridge_attach(struct sim_world *world)
+{
+  if (!world->core)
+    return;
+  for (uint32_t i = 0; i < world->config.client_count && !world->doomed; i++)
+    attach(world, i);
+  if (world->doomed) {
+    sim_log(world, "the bridge is killed while it attaches its clients");
+    after_death(world);
+    return;
+  }
+  sim_watch_transition(world);
 }
 
 void sim_bridge_kill(struct sim_world *world)

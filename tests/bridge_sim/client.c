@@ -28,7 +28,6 @@ static void come_alive(struct sim_world *world, uint32_t index)
   struct sim_client *client = &world->clients[index];
   client->alive = true;
   client->joined = false;
-  client->reading.active = false;
   bus_producer_init(&client->producer, client->memory, &world->request_entry, client->instance);
   bus_producer_connect(&client->producer, &world->file.positions[index], world->bridge_instance);
 }
@@ -87,6 +86,9 @@ static void draw_text(struct sim_world *world, struct sim_request *request, uint
 /* Makes it one that must be refused. */
 static void spoil(struct sim_world *world, struct sim_request *request)
 {
+  uint32_t most =
+      (uint32_t)world->request_entry.depth * bus_llm_slot_text_bytes(world->config.record_bytes);
+  most = most < 1024 ? most : 1024;
   request->bad = true;
   char *text = sim_world_allocate(world, 2048);
   memcpy(text, request->text, request->text_bytes);
@@ -108,8 +110,12 @@ static void spoil(struct sim_world *world, struct sim_request *request)
     request->text_bytes = 2;
     break;
   default:
-    memset(text + request->text_bytes, 'x', 1024 - request->text_bytes);
-    request->text_bytes = 1024; /* more than the bridge takes */
+    if (most <= world->config.request_bytes_max + 64) { /* such a one does not fit in the ring */
+      request->class_index = SIM_NONE;
+      break;
+    }
+    memset(text + request->text_bytes, 'x', most - request->text_bytes);
+    request->text_bytes = most; /* more than the bridge takes */
   }
 }
 
@@ -286,26 +292,26 @@ static void babble(struct sim_world *world, uint32_t index)
 
 /* ---- reading ---- */
 
-static void read_fragment(struct sim_world *world, uint32_t index,
-                          const struct bus_llm_reply *reply)
+/* Slots of the message that begins at the next one: 1 where it is none or the beginning of one that
+ * was broken off; 0 while it is not all there. */
+static uint64_t message_slots(const struct bus_consumer *consumer,
+                              const struct bus_llm_reply *first)
+{
+  if (first->kind != BUS_LLM_FINAL || first->fragment != 0)
+    return 1;
+  for (uint64_t i = 1; i < first->fragments; i++) {
+    const struct bus_llm_reply *next = bus_consumer_peek(consumer, i);
+    if (!next)
+      return 0;
+    if (next->kind != BUS_LLM_FINAL || next->id != first->id || next->fragment != i)
+      return 1;
+  }
+  return first->fragments;
+}
+
+static void take_final(struct sim_world *world, uint32_t index, const struct bus_llm_reply *reply)
 {
   struct sim_client *client = &world->clients[index];
-  struct sim_assembly *reading = &client->reading;
-  if (reply->kind != BUS_LLM_FINAL)
-    return;
-  if (reply->fragment == 0) {
-    reading->active = true;
-    reading->next_fragment = 0;
-    reading->first = *reply;
-  }
-  if (!reading->active || reading->first.id != reply->id ||
-      reply->fragment != reading->next_fragment) {
-    reading->active = false;
-    return;
-  }
-  if (++reading->next_fragment < reply->fragments)
-    return;
-  reading->active = false;
   struct sim_request *request = sim_client_find(world, index, reply->id);
   if (!request || request->instance != client->instance || request->read)
     return;
@@ -329,8 +335,13 @@ static void read_replies(struct sim_world *world, uint32_t index)
   uint64_t limit = chance(world, 70) ? UINT64_MAX : between(world, 1, 4);
   const struct bus_llm_reply *reply;
   while (limit-- && (reply = bus_consumer_poll(&client->consumer))) {
-    read_fragment(world, index, reply);
-    bus_consumer_release(&client->consumer);
+    const uint64_t slots = message_slots(&client->consumer, reply);
+    if (slots == 0)
+      break;
+    if (reply->kind == BUS_LLM_FINAL && slots == reply->fragments)
+      take_final(world, index, reply);
+    for (uint64_t i = 0; i < slots; i++)
+      bus_consumer_release(&client->consumer);
   }
   if (position->lost)
     sim_fail(world, "overwritten", "%llu replies were overwritten before client %u read them",
@@ -421,7 +432,7 @@ void sim_client_act(struct sim_world *world, uint32_t index)
     }
     if (client->writing != SIM_NONE)
       write_on(world, client);
-    if (client->writing == SIM_NONE && world->request_count && chance(world, 4))
+    if (client->writing == SIM_NONE && world->request_count && !world->healed && chance(world, 4))
       maybe_take_back(world, index);
     if (world->now_ns >= client->next_read_ns) {
       read_replies(world, index);

@@ -45,7 +45,7 @@ static void draw_backend(struct sim_world *world, uint32_t index)
   backend->failures_to_open = (uint32_t)between(world, 1, 4);
   backend->open_ns = between(world, 5, 150) * SIM_MS;
   backend->open_ns_max = backend->open_ns * between(world, 1, 8);
-  backend->canary_interval_ns = chance(world, 30) ? between(world, 50, 1000) * SIM_MS : 0;
+  backend->canary_interval_ns = chance(world, 30) ? between(world, 300, 6000) * SIM_MS : 0;
 }
 
 static void draw_class(struct sim_world *world, uint32_t index)

@@ -79,6 +79,8 @@ static void check_reason(struct sim_world *world, const struct sim_request *requ
     right = fault_was(world, index,
                       FAULT(500) | FAULT(503) | FAULT(429) | FAULT(GARBAGE) | FAULT(BROKEN_EVENT) |
                           FAULT(STREAM_ERROR));
+    /* Where the end of the connection ends the body, half a piece of JSON is garbage too. */
+    right = right || (request->kind == BUS_LLM_EMBEDDING && fault_was(world, index, FAULT(CUT)));
     break;
   case BUS_LLM_REJECTED_DEADLINE:
   case BUS_LLM_REJECTED_QUEUE:

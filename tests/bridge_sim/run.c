@@ -194,8 +194,8 @@ static uint64_t next_step_ns(const struct sim_world *world)
   next = world->wake_ns < next ? world->wake_ns : next;
   if (next == UINT64_MAX)
     return next;
-  next = next < world->now_ns ? world->now_ns : next;
-  return next + world->lag_ns;
+  next += world->lag_ns;
+  return next < world->now_ns ? world->now_ns : next;
 }
 
 /* Everything that was asked has its answer, and nothing more is planned. */
@@ -243,7 +243,7 @@ static void reset(struct sim_world *world, uint64_t seed, FILE *log)
     struct sim_client *client = &world->clients[i];
     char *memory = client->memory;
     memset(client, 0, offsetof(struct sim_client, checked));
-    client->checked.active = client->reading.active = false;
+    client->checked.active = false;
     client->memory = memory;
     client->writing = SIM_NONE;
   }

@@ -222,7 +222,8 @@ struct sim_request {
   uint32_t life_sends; /* of this life */
   uint32_t in_flight;
   uint64_t accepted_ns;
-  uint64_t last_sent_ns;
+  uint64_t
+      begun_ns; /* the last attempt: its connect, or where there was a connection its sending */
   uint64_t first_answer_ns; /* a byte of an answer of the attempt under way */
   /* Its partial replies. */
   uint32_t partial_attempt;
@@ -264,7 +265,6 @@ struct sim_client {
   bool reserve_debt;           /* a killed bridge left half a reply in the room */
   uint64_t debt_ns;            /* until when it was not paid back */
   struct sim_assembly checked; /* by the checks */
-  struct sim_assembly reading; /* by the client: only `first` and the count are used */
   char *memory;                /* the file: request ring, position */
 };
 

@@ -150,7 +150,7 @@ static void watch_hedge(struct sim_world *world, struct sim_request *request, ui
     sim_fail(world, "attempts", "request %u is under way %u times", index, request->in_flight);
   else if (!(request->flags & BUS_LLM_IDEMPOTENT) || class->hedge_after_ns == 0)
     sim_fail(world, "hedge-forbidden", "request %u is asked at two servers", index);
-  else if (world->now_ns < request->last_sent_ns + class->hedge_after_ns)
+  else if (world->now_ns < request->begun_ns + class->hedge_after_ns)
     sim_fail(world, "hedge-early", "request %u is hedged too early", index);
   else if ((uint64_t)*hedges * 100 >
            (uint64_t) class->hedge_percent * world->life_accepted[request->class_index])
@@ -250,7 +250,7 @@ void sim_watch_send(struct sim_world *world, struct sim_connection *connection, 
   watch_server(world, connection, request, index);
   if (request->in_flight > 1)
     watch_hedge(world, request, index);
-  request->last_sent_ns = world->now_ns;
+  request->begun_ns = connection->requests > 1 ? world->now_ns : connection->opened_ns;
   const uint32_t retries = world->config.classes[request->class_index].retries_max;
   if (request->life_sends > 2 * (retries + 1) + 1)
     sim_fail(world, "retries", "request %u is sent %u times, %u retries are allowed", index,
