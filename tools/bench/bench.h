@@ -92,5 +92,6 @@ extern const struct bench bench_tick;
 extern const struct bench bench_ring;
 extern const struct bench bench_replay;
 extern const struct bench bench_record;
+extern const struct bench bench_bridge;
 
 #endif

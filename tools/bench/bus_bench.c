@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct bench *const benches[] = {&bench_feed, &bench_tick, &bench_ring, &bench_record,
-                                              &bench_replay};
+static const struct bench *const benches[] = {&bench_feed,   &bench_tick,   &bench_ring,
+                                              &bench_record, &bench_replay, &bench_bridge};
 
 static const char common_help[] =
     "\n"
