@@ -350,6 +350,17 @@ static struct bus_transport_event take_received(struct uring_transport *self, ui
   return event;
 }
 
+/* After each completion of a closing connection. `completions_follow`: it was that of a
+ * cancellation that found something; asking again before that has come would only burden the
+ * kernel. In all other cases what is left may have been where a cancellation does not find it. */
+static void go_on_closing(struct uring_transport *self, uint32_t index, bool completions_follow)
+{
+  if (self->connections[index].under_way == 0)
+    release(self, index);
+  else if (!completions_follow)
+    want(self, index, CANCEL);
+}
+
 /* What a completion means to the caller; an event without a type: nothing. */
 static struct bus_transport_event take_completion(struct uring_transport *self,
                                                   const struct io_uring_cqe *cqe)
@@ -373,11 +384,8 @@ static struct bus_transport_event take_completion(struct uring_transport *self,
   case CANCEL:
     break;
   }
-  if (connection->state == CLOSING && connection->under_way == 0)
-    release(self, index);
-  else if (connection->state == CLOSING && operation == CANCEL)
-    /* An operation may have been where a cancellation does not find it. */
-    want(self, index, CANCEL);
+  if (connection->state == CLOSING)
+    go_on_closing(self, index, operation == CANCEL && cqe->res > 0);
   return event;
 }
 
