@@ -83,8 +83,8 @@ struct bus_transport {
 };
 
 /* Why `connection` FAILED: the kind's own words, or "". Valid until the connection is closed. */
-static inline const char *bus_transport_reason(const struct bus_transport *transport,
-                                               uint32_t connection)
+static BUS_ALWAYS_INLINE const char *bus_transport_reason(const struct bus_transport *transport,
+                                                          uint32_t connection)
 {
   return transport->operations->reason ? transport->operations->reason(transport, connection) : "";
 }

@@ -12,7 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* From here on the system call `number` fails with `error` in this process. */
+/* From here on the system call `number` fails with `error` in this process. An emulator has no
+ * filters. */
 static void refuse(uint32_t number, uint32_t error)
 {
   struct sock_filter filter[] = {
@@ -23,7 +24,8 @@ static void refuse(uint32_t number, uint32_t error)
   };
   struct sock_fprog program = {.len = BUS_COUNT_OF(filter), .filter = filter};
   cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+  if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+    cr_skip_test("no filter of system calls here: %s", strerror(errno));
 }
 
 static void set_up(struct bus_uring *uring, bool registered_files)
