@@ -5,6 +5,8 @@ features = capture["feed.features"].to_pandas()
 
 for batch in signalbus.attach().follow("infer", "signals"):
 ...
+
+signalbus.llm asks language models through the bridge.
 """
 
 from .capture import Block, Capture, Stream, Time, open_capture
