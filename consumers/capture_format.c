@@ -1,6 +1,7 @@
 #include "consumers/capture_format.h"
 
 #include "shm/layout.h"
+#include "shm/llm_record.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -35,20 +36,56 @@ static const char gap_fields[] =
     "('time_ns', '<u8'), ('first', '<u8'), ('last', '<u8'), ('instance', '<u8'), "
     "('stream', '<u4'), ('cause', '|u1'), ('reserved0', '|V19')";
 
-/* The types whose fields are known, at the size they have. */
-static const struct {
+static const char llm_request_fields[] =
+    "('id', '<u8'), ('deadline_ns', '<u8'), ('submitted_ns', '<u8'), ('text_bytes', '<u4'), "
+    "('fragment_bytes', '<u4'), ('text_offset', '<u4'), ('tokens_max', '<u4'), "
+    "('fragment', '<u2'), ('fragments', '<u2'), ('reply_slots', '<u2'), ('kind', '|u1'), "
+    "('flags', '|u1'), ('temperature', '<f4'), ('client_epoch', '<u4'), "
+    "('class_name', '|S24'), ('reserved0', '|V48')";
+
+static const char llm_reply_fields[] =
+    "('id', '<u8'), ('accepted_ns', '<u8'), ('sent_ns', '<u8'), ('first_ns', '<u8'), "
+    "('done_ns', '<u8'), ('text_bytes', '<u4'), ('fragment_bytes', '<u4'), "
+    "('text_offset', '<u4'), ('prompt_tokens', '<u4'), ('completion_tokens', '<u4'), "
+    "('epoch', '<u4'), ('retry_after_ms', '<u4'), ('fragment', '<u2'), ('fragments', '<u2'), "
+    "('http_status', '<u2'), ('kind', '|u1'), ('status', '|u1'), ('flags', '|u1'), "
+    "('attempt', '|u1'), ('reserved0', '<u2'), ('backend', '|S24'), ('reserved1', '|V24')";
+
+/* Of messages: behind the header, text up to the stamp. */
+#define TEXT_FIELD        ", ('text', '|V"
+#define MESSAGE_BYTES_MIN (BUS_LLM_HEADER_BYTES + BUS_CACHE_LINE_BYTES)
+#define TIMES_MAX         4u
+
+/* The types whose fields are known, at the size they have; size 0: a header, and text that fills
+ * whatever size the ring has. */
+static const struct known {
   uint32_t type;
   uint32_t size;
   const char *fields;
-} known[] = {{BUS_RECORD_FEATURE, sizeof(struct bus_feature), feature_fields},
-             {BUS_RECORD_SIGNAL, sizeof(struct bus_signal), signal_fields},
-             {BUS_RECORD_GAP, sizeof(struct bus_gap), gap_fields}};
+  uint32_t times; /* the moments in it, whose offsets follow; the first is when it happened */
+  uint32_t time_offsets[TIMES_MAX];
+} known[] = {{BUS_RECORD_FEATURE, sizeof(struct bus_feature), feature_fields, 1, {0}},
+             {BUS_RECORD_SIGNAL, sizeof(struct bus_signal), signal_fields, 1, {0}},
+             {BUS_RECORD_GAP, sizeof(struct bus_gap), gap_fields, 1, {0}},
+             {BUS_RECORD_LLM_REQUEST,
+              0,
+              llm_request_fields,
+              2,
+              {offsetof(struct bus_llm_request, submitted_ns),
+               offsetof(struct bus_llm_request, deadline_ns)}},
+             {BUS_RECORD_LLM_REPLY,
+              0,
+              llm_reply_fields,
+              4,
+              {offsetof(struct bus_llm_reply, done_ns), offsetof(struct bus_llm_reply, accepted_ns),
+               offsetof(struct bus_llm_reply, sent_ns), offsetof(struct bus_llm_reply, first_ns)}}};
 
-static const char *known_fields(uint32_t type, uint32_t size)
+static const struct known *find_known(uint32_t type, uint32_t size)
 {
   for (size_t i = 0; i < BUS_COUNT_OF(known); i++)
-    if (known[i].type == type && known[i].size == size)
-      return known[i].fields;
+    if (known[i].type == type &&
+        (known[i].size ? known[i].size == size : size >= MESSAGE_BYTES_MIN))
+      return &known[i];
   return NULL;
 }
 
@@ -91,10 +128,13 @@ static size_t append(char *text, size_t length, const char *format, ...)
 
 static size_t append_record(char *text, size_t length, const struct bus_capture_shape *shape)
 {
-  const char *fields = known_fields(shape->record_type, shape->record_size);
+  const struct known *type = find_known(shape->record_type, shape->record_size);
   uint32_t bytes = shape->record_size - (uint32_t)sizeof(uint64_t);
-  if (fields)
-    return append(text, length, "%s", fields);
+  if (type && type->size)
+    return append(text, length, "%s", type->fields);
+  if (type)
+    return append(text, length, "%s" TEXT_FIELD "%" PRIu32 "')", type->fields,
+                  bytes - BUS_LLM_HEADER_BYTES);
   if (shape->record_type == BUS_RECORD_RAW)
     return append(text, length, "('bytes', '|V%" PRIu32 "')", bytes);
   return append(text, length, "('type%" PRIu32 "', '|V%" PRIu32 "')", shape->record_type, bytes);
@@ -151,6 +191,12 @@ static bool find_record(const char *text, struct bus_capture_shape *shape)
     if (!strncmp(text, known[i].fields, strlen(known[i].fields))) {
       shape->record_type = known[i].type;
       shape->record_size = known[i].size;
+      if (known[i].size)
+        return true;
+      at = text + strlen(known[i].fields); /* what is wrong there the comparison will find */
+      if (!find_number(at, TEXT_FIELD, BUS_RECORD_BYTES_MAX, &bytes, &at))
+        return false;
+      shape->record_size = (uint32_t)(bytes + BUS_LLM_HEADER_BYTES + sizeof(uint64_t));
       return true;
     }
   if (!strncmp(text, "('type", 6) && !find_number(text, "('type", UINT32_MAX, &type, &at))
@@ -319,15 +365,16 @@ int bus_capture_block_check(const void *block, const struct bus_capture_shape *s
 
 bool bus_capture_has_time(uint32_t record_type, uint32_t record_size)
 {
-  return known_fields(record_type, record_size) != NULL;
+  return find_known(record_type, record_size) != NULL;
 }
 
 uint64_t bus_capture_record_time(uint32_t record_type, uint32_t record_size, const void *record)
 {
-  if (!bus_capture_has_time(record_type, record_size))
+  const struct known *type = find_known(record_type, record_size);
+  if (!type)
     return 0;
-  uint64_t time_ns; /* the first field of each */
-  memcpy(&time_ns, record, sizeof time_ns);
+  uint64_t time_ns;
+  memcpy(&time_ns, (const unsigned char *)record + type->time_offsets[0], sizeof time_ns);
   if (record_type == BUS_RECORD_SIGNAL) {
     struct bus_signal signal;
     memcpy(&signal, record, sizeof signal);
@@ -336,13 +383,44 @@ uint64_t bus_capture_record_time(uint32_t record_type, uint32_t record_size, con
   return time_ns;
 }
 
+void bus_capture_record_shift(uint32_t record_type, uint32_t record_size, uint64_t shift_ns,
+                              void *record)
+{
+  const struct known *type = find_known(record_type, record_size);
+  for (uint32_t i = 0; type && i < type->times; i++) {
+    unsigned char *at = (unsigned char *)record + type->time_offsets[i];
+    uint64_t time_ns;
+    memcpy(&time_ns, at, sizeof time_ns);
+    /* 0 in a message: never; the largest: no deadline. */
+    if (type->size == 0 && (time_ns == 0 || time_ns == UINT64_MAX))
+      continue;
+    time_ns += shift_ns;
+    memcpy(at, &time_ns, sizeof time_ns);
+  }
+}
+
+uint32_t bus_capture_text_bytes(uint32_t record_type, uint32_t record_size, const void *record)
+{
+  const struct known *type = find_known(record_type, record_size);
+  if (!type || type->size)
+    return 0;
+  uint32_t bytes, room = bus_llm_slot_text_bytes(record_size);
+  size_t offset = record_type == BUS_RECORD_LLM_REQUEST
+                      ? offsetof(struct bus_llm_request, fragment_bytes)
+                      : offsetof(struct bus_llm_reply, fragment_bytes);
+  memcpy(&bytes, (const unsigned char *)record + offset, sizeof bytes);
+  return bytes < room ? bytes : room;
+}
+
 size_t bus_capture_canonical(uint32_t record_type, uint32_t record_size, const void *record,
                              uint32_t flags, void *canonical)
 {
   size_t bytes = record_size - sizeof(uint64_t);
   memcpy(canonical, record, bytes);
-  bool timed = bus_capture_has_time(record_type, record_size);
-  if (timed && record_type == BUS_RECORD_SIGNAL && !(flags & BUS_CAPTURE_EXACT)) {
+  const struct known *type = find_known(record_type, record_size);
+  if (!type)
+    return bytes;
+  if (record_type == BUS_RECORD_SIGNAL && !(flags & BUS_CAPTURE_EXACT)) {
     struct bus_signal signal;
     memcpy(&signal, record, sizeof signal);
     signal.queue_ns = signal.inference_ns = 0;
@@ -351,8 +429,13 @@ size_t bus_capture_canonical(uint32_t record_type, uint32_t record_size, const v
     signal.flags &= (uint8_t)~BUS_SIGNAL_BATCHED;
     memcpy(canonical, &signal, bytes);
   }
-  if (timed && (flags & BUS_CAPTURE_NO_TIME))
-    memset(canonical, 0, sizeof(uint64_t));
+  if (type->size == 0 && !(flags & BUS_CAPTURE_EXACT)) { /* what an earlier lap left in the slot */
+    uint32_t text = bus_capture_text_bytes(record_type, record_size, record);
+    memset((unsigned char *)canonical + BUS_LLM_HEADER_BYTES + text, 0,
+           bytes - BUS_LLM_HEADER_BYTES - text);
+  }
+  for (uint32_t i = 0; i < type->times && flags & BUS_CAPTURE_NO_TIME; i++)
+    memset((unsigned char *)canonical + type->time_offsets[i], 0, sizeof(uint64_t));
   return bytes;
 }
 

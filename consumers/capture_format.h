@@ -137,11 +137,22 @@ static inline uint64_t bus_capture_record_position(const void *record, uint32_t 
 /* ---- records ---- */
 
 /* The time that a record stands for, ns of the recording machine's bus clock: a feature's receipt,
- * a signal's completion, a gap's notice. 0: records of this type (or size) carry none. */
+ * a signal's completion, a gap's notice, a request's submission, when a reply was decided. 0:
+ * records of this type (or size) carry none. */
 uint64_t bus_capture_record_time(uint32_t record_type, uint32_t record_size, const void *record);
 
 /* True when records of this type and size carry a time. */
 bool bus_capture_has_time(uint32_t record_type, uint32_t record_size);
+
+/* Adds `shift_ns` (wraps) to every moment in a record, but to those of a message that stand for
+ * never.
+ */
+void bus_capture_record_shift(uint32_t record_type, uint32_t record_size, uint64_t shift_ns,
+                              void *record);
+
+/* How much text a request or reply carries behind its header of BUS_LLM_HEADER_BYTES, never more
+ * than there is room; other types: 0. */
+uint32_t bus_capture_text_bytes(uint32_t record_type, uint32_t record_size, const void *record);
 
 enum bus_capture_canonical_flag {
   BUS_CAPTURE_EXACT = 1 << 0,  /* everything but the stamp */
@@ -149,8 +160,9 @@ enum bus_capture_canonical_flag {
 };
 
 /* Copies what a deterministic replay of the same input must reproduce: all but the stamp; of a
- * signal also without queue_ns, inference_ns, batch, engine and the BATCHED flag. What is left out
- * is zero. `canonical` takes record_size - 8 bytes, which is returned. */
+ * signal also without queue_ns, inference_ns, batch, engine and the BATCHED flag; of requests and
+ * replies without what lies behind their text. What is left out is zero. `canonical` takes
+ * record_size - 8 bytes, which is returned. */
 size_t bus_capture_canonical(uint32_t record_type, uint32_t record_size, const void *record,
                              uint32_t flags, void *canonical);
 

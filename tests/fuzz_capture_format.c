@@ -23,8 +23,10 @@ static void fuzz_header(const uint8_t *data, size_t size)
 {
   struct bus_capture_shape shape = {BUS_RECORD_RAW, 64, BLOCK_BYTES, 0, 7}, parsed;
   char header[BUS_CAPTURE_FILE_HEADER_BYTES], again[BUS_CAPTURE_FILE_HEADER_BYTES];
-  shape.record_type = size > 1 ? data[1] % 5 : 0;
-  shape.record_size = shape.record_type == BUS_RECORD_FEATURE ? 128 : 64;
+  shape.record_type = size > 1 ? data[1] % 7 : 0;
+  shape.record_size = shape.record_type == BUS_RECORD_FEATURE       ? 128
+                      : shape.record_type >= BUS_RECORD_LLM_REQUEST ? 192
+                                                                    : 64;
   require(bus_capture_header_build(&shape, header) == BUS_OK, "a good shape is refused");
   size_t at = size > 3 ? (size_t)(data[2] | data[3] << 8) % sizeof header : 0;
   if (size > 4)

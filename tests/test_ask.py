@@ -5,13 +5,16 @@ usage: test_ask.py BUILD_DIRECTORY SOURCE_DIRECTORY
 
 Prints TAP.
 """
+import csv
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import tap
@@ -131,6 +134,62 @@ def test_takes_another_size_of_slots():
     with Bus("me", "192") as bus:
         bus.start()
         assert bus.ask("--name", "me", "--record-bytes", "192", "--class", "echo", "w" * 500)[0] == "w" * 500 + "\n"
+
+
+def replay(verb, *arguments):
+    done = subprocess.run([os.path.join(BUILD, "tools", "bus-replay"), verb, *arguments], capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, (verb, done.returncode, done.stdout, done.stderr)
+    return done.stdout
+
+
+class Recorder:
+    def __init__(self, bus, output):
+        self.process = subprocess.Popen([os.path.join(BUILD, "consumers", "bus-record"), "--bus", bus, "--output", output,
+                                         "--from-oldest", "--block-size", "65536"], stdout=subprocess.PIPE, text=True)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        assert " 0 records missing" in self.process.communicate(timeout=120)[0]
+        assert self.process.returncode == 0
+
+
+def wait_until(condition):
+    while not condition():
+        time.sleep(0.01)
+
+
+def test_what_was_said_is_recorded_and_replayed():
+    prompt = 'is "a\\b" w\u00f6rth it? ' + "and more " * 3000
+    with Bus() as bus, tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        capture, again, table = (os.path.join(place, name) for name in ("capture", "again", "table"))
+        bus.start()
+        bus.ask("--class", "echo", "--no-stream", prompt)
+        bus.ask("--class", "embed", "--embedding", "x")
+        recorder = Recorder(bus.directory, capture)
+        wait_until(lambda: os.path.exists(os.path.join(capture, "bridge.replies.ask.000000.npy")))
+        recorder.stop()
+        assert "llm-reply of 16384 bytes, 3 records" in replay("info", capture)
+        replay("verify", capture)
+        replay("export", "--format", "csv", capture, table)
+        with open(os.path.join(table, "ask.llm.requests.csv"), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["class_name"] for row in rows] == ["echo", "echo", "embed"], rows
+        assert "".join(row["text"] for row in rows[:2]) == prompt.replace("\\", "\\\\")
+        assert rows[0]["text_bytes"] == str(len(prompt.encode())) and rows[2]["text"] == "x"
+        with open(os.path.join(table, "bridge.replies.ask.csv"), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["backend"] for row in rows] == ["fake"] * 3 and rows[2]["text_bytes"] == "12"
+        assert rows[2]["text"].encode().decode("unicode_escape").encode("latin1") == struct.pack("<3f", 1, 2.5, -3)
+
+        lab = os.path.join(place, "lab")
+        os.mkdir(lab)
+        replay("play", "--bus", lab, "--max", "--consumer", "none", capture)
+        recorder = Recorder(lab, again)
+        wait_until(lambda: os.path.exists(os.path.join(again, "bridge.replies.ask.000000.npy")))
+        recorder.stop()
+        assert replay("hash", capture) == replay("hash", again)
+        assert "different" not in replay("diff", capture, again)
 
 
 def test_refuses_with_a_reason():

@@ -1,4 +1,5 @@
 #include "consumers/capture_format.h"
+#include "shm/llm_record.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -16,6 +17,10 @@ static const struct bus_capture_shape shapes[] = {
     {BUS_RECORD_FEATURE, 256, BLOCK_BYTES, 0, 5}, /* not the size that the type has: bytes */
     {BUS_RECORD_SIGNAL, 64, 1u << 20, 0, 1234567},
     {BUS_RECORD_GAP, 64, 16u << 20, 0, (uint64_t)1 << 32},
+    {BUS_RECORD_LLM_REQUEST, 192, BLOCK_BYTES, 0, 3},
+    {BUS_RECORD_LLM_REQUEST, 128, BLOCK_BYTES, 0, 3}, /* no room for text: bytes */
+    {BUS_RECORD_LLM_REPLY, 16384, 1u << 20, 0, 3},
+    {BUS_RECORD_LLM_REPLY, 1u << 20, 2u << 20, 0, 3},
     {77, 4032, BLOCK_BYTES, 0, 2},
 };
 
@@ -216,6 +221,54 @@ Test(capture_format, the_canonical_form_leaves_out_what_a_replay_may_change)
   cr_assert(!memcmp(a, b, sizeof a));
 }
 
+/* A message in a slot of 192 bytes, its text and what an earlier lap left behind it. */
+static void make_message(unsigned char *slot, const void *header, char text, char left_over)
+{
+  memset(slot, left_over, 192);
+  memset(slot + BUS_LLM_HEADER_BYTES, text, 7);
+  memcpy(slot, header, BUS_LLM_HEADER_BYTES);
+}
+
+Test(capture_format, messages_have_times_and_text)
+{
+  unsigned char slot[192], other[192], a[184], b[184];
+  struct bus_llm_request request = {.submitted_ns = 100, .deadline_ns = 900, .fragment_bytes = 7};
+  struct bus_llm_reply reply = {
+      .accepted_ns = 200, .sent_ns = 0, .first_ns = 300, .done_ns = 400, .fragment_bytes = 7};
+  make_message(slot, &request, 'x', 'l');
+  cr_assert_eq(bus_capture_record_time(BUS_RECORD_LLM_REQUEST, 192, slot), 100);
+  cr_assert_eq(bus_capture_record_time(BUS_RECORD_LLM_REQUEST, 128, slot), 0);
+  cr_assert_eq(bus_capture_text_bytes(BUS_RECORD_LLM_REQUEST, 192, slot), 7);
+  cr_assert_eq(bus_capture_text_bytes(BUS_RECORD_RAW, 192, slot), 0);
+  make_message(slot, &reply, 'x', 'l');
+  cr_assert_eq(bus_capture_record_time(BUS_RECORD_LLM_REPLY, 192, slot), 400);
+  make_message(other, &reply, 'x', 'm');
+  bus_capture_canonical(BUS_RECORD_LLM_REPLY, 192, slot, 0, a);
+  bus_capture_canonical(BUS_RECORD_LLM_REPLY, 192, other, 0, b);
+  cr_assert(!memcmp(a, b, sizeof a)); /* what is left over does not count */
+  bus_capture_canonical(BUS_RECORD_LLM_REPLY, 192, slot, BUS_CAPTURE_EXACT, a);
+  bus_capture_canonical(BUS_RECORD_LLM_REPLY, 192, other, BUS_CAPTURE_EXACT, b);
+  cr_assert(memcmp(a, b, sizeof a) != 0);
+  make_message(other, &reply, 'y', 'l');
+  bus_capture_canonical(BUS_RECORD_LLM_REPLY, 192, other, 0, b);
+  cr_assert(memcmp(a, b, sizeof a) != 0); /* the text does */
+  make_message(other, &reply, 'x', 'l');
+  bus_capture_record_shift(BUS_RECORD_LLM_REPLY, 192, 1000, other);
+  memcpy(&reply, other, sizeof reply);
+  cr_assert_eq(reply.accepted_ns, 1200);
+  cr_assert_eq(reply.sent_ns, 0); /* never stays never */
+  cr_assert_eq(reply.first_ns, 1300);
+  cr_assert_eq(reply.done_ns, 1400);
+  bus_capture_canonical(BUS_RECORD_LLM_REPLY, 192, slot, BUS_CAPTURE_NO_TIME, a);
+  bus_capture_canonical(BUS_RECORD_LLM_REPLY, 192, other, BUS_CAPTURE_NO_TIME, b);
+  cr_assert(!memcmp(a, b, sizeof a));
+  make_message(slot, &request, 'x', 'l');
+  bus_capture_record_shift(BUS_RECORD_LLM_REQUEST, 192, (uint64_t)0 - 50, slot);
+  memcpy(&request, slot, sizeof request);
+  cr_assert_eq(request.submitted_ns, 50);
+  cr_assert_eq(request.deadline_ns, 850);
+}
+
 Test(capture_format, names_of_segments_are_read_as_they_are_written)
 {
   static const struct bus_capture_file_name names[] = {
@@ -270,13 +323,18 @@ Test(capture_format, numpy_opens_it)
       "assert a['magic'].tolist() == [0x314b4253, 0], a['magic']\n"
       "assert r['stamp'][0][:5].tolist() == [41, 42, 43, 44, 45], r['stamp'][0]\n"
       "if sys.argv[4] == '2': assert r['direction'][0][3] == 3 and r['score'].shape[-1] == 3\n"
+      "if sys.argv[4] == '4': assert r['class_name'].dtype == 'S24' and r['text'].dtype == 'V56'\n"
+      "if sys.argv[4] == '5': assert r['done_ns'].dtype == '<u8' and r['text'].dtype == 'V120'\n"
       "if sys.argv[4] == '1': assert r['x'].shape[-1] == 16 and r['flags'][0][4] == 4\n"
       "\" ";
-  static const struct bus_capture_shape opened[] = {{BUS_RECORD_RAW, 192, BLOCK_BYTES, 0, 2},
-                                                    {BUS_RECORD_FEATURE, 128, BLOCK_BYTES, 0, 2},
-                                                    {BUS_RECORD_SIGNAL, 64, BLOCK_BYTES, 0, 2},
-                                                    {BUS_RECORD_GAP, 64, BLOCK_BYTES, 0, 2},
-                                                    {99, 64, BLOCK_BYTES, 0, 2}};
+  static const struct bus_capture_shape opened[] = {
+      {BUS_RECORD_RAW, 192, BLOCK_BYTES, 0, 2},
+      {BUS_RECORD_FEATURE, 128, BLOCK_BYTES, 0, 2},
+      {BUS_RECORD_SIGNAL, 64, BLOCK_BYTES, 0, 2},
+      {BUS_RECORD_GAP, 64, BLOCK_BYTES, 0, 2},
+      {BUS_RECORD_LLM_REQUEST, 192, BLOCK_BYTES, 0, 2},
+      {BUS_RECORD_LLM_REPLY, 256, BLOCK_BYTES, 0, 2},
+      {99, 64, BLOCK_BYTES, 0, 2}};
   static _Alignas(64) unsigned char block[BLOCK_BYTES];
   char path[] = "/tmp/test_capture_format.XXXXXX", header[BUS_CAPTURE_FILE_HEADER_BYTES];
   int fd = mkstemp(path);

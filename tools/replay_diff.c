@@ -96,7 +96,7 @@ static void close_side(struct side *side)
 static void field_text(const struct replay_field *field, uint32_t index, const void *record,
                        char *text)
 {
-  if (field->kind != REPLAY_FIELD_BYTES)
+  if (replay_field_is_number(field))
     replay_field_print(field, index, record, NULL, text);
   else
     snprintf(text, REPLAY_FIELD_TEXT_BYTES, "%02x",
@@ -107,10 +107,10 @@ static void field_text(const struct replay_field *field, uint32_t index, const v
 static json_t *describe_fields(const struct comparison *comparison,
                                const struct bus_capture_stream *stream)
 {
-  struct replay_field one;
+  struct replay_field room[REPLAY_FIELDS_MAX];
   size_t count;
   const struct replay_field *fields =
-      replay_fields(stream->record_type, stream->record_size, &one, &count);
+      replay_fields(stream->record_type, stream->record_size, room, &count);
   json_t *array = json_array();
   for (size_t i = 0; i < count; i++)
     for (uint32_t j = 0; j < fields[i].count; j++) {
@@ -125,6 +125,8 @@ static json_t *describe_fields(const struct comparison *comparison,
                j);
       json_array_append_new(
           array, json_pack("{s:s, s:s, s:s}", "field", name, "first", first, "second", second));
+      if (fields[i].kind == REPLAY_FIELD_TEXT)
+        break; /* the first byte that differs: behind it all may */
     }
   return array;
 }

@@ -48,7 +48,7 @@ static int open_sheet(struct export *export, uint32_t index)
   sheet->capture = export->capture;
   sheet->stream = bus_capture_stream(export->capture, index);
   sheet->raw = export->raw;
-  sheet->fields = replay_fields(sheet->stream->record_type, sheet->stream->record_size, &sheet->one,
+  sheet->fields = replay_fields(sheet->stream->record_type, sheet->stream->record_size, sheet->room,
                                 &sheet->field_count);
   if (!strcmp(export->directory, "-")) {
     sheet->file = stdout;

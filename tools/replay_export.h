@@ -15,7 +15,7 @@ struct replay_sheet {
   char path[4096];
   FILE *file;
   bool raw;
-  struct replay_field one;
+  struct replay_field room[REPLAY_FIELDS_MAX];
   const struct replay_field *fields;
   size_t field_count;
   uint64_t records;

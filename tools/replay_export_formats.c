@@ -10,7 +10,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#define NPY_HEADER_BYTES 1024u
+#define NPY_HEADER_BYTES 2048u
 
 /* ---- csv: RFC 4180, a row for each record ---- */
 
@@ -19,7 +19,7 @@ static int begin_csv(struct replay_sheet *sheet)
   fputs("position,replay_time_ns", sheet->file);
   for (size_t i = 0; i < sheet->field_count; i++) {
     const struct replay_field *field = &sheet->fields[i];
-    if (field->kind == REPLAY_FIELD_BYTES || field->count == 1)
+    if (!replay_field_is_number(field) || field->count == 1)
       fprintf(sheet->file, ",%s", field->name);
     else
       for (uint32_t j = 0; j < field->count; j++)
@@ -73,6 +73,52 @@ static void print_quoted(FILE *file, const char *text)
   fputc('"', file);
 }
 
+/* Length of the UTF-8 character at the beginning of `size` bytes that may be printed as it is; 0:
+ * it is none, or a control character but line feed and tab. */
+static uint32_t printable(const unsigned char *text, uint32_t size)
+{
+  uint32_t length = text[0] < 0x80   ? 1
+                    : text[0] < 0xc2 ? 0
+                    : text[0] < 0xe0 ? 2
+                    : text[0] < 0xf0 ? 3
+                    : text[0] < 0xf5 ? 4
+                                     : 0;
+  if (length == 1)
+    return (text[0] >= 0x20 && text[0] != 0x7f) || text[0] == '\n' || text[0] == '\t';
+  for (uint32_t i = 1; i < length; i++)
+    if (i >= size || (text[i] & 0xc0) != 0x80)
+      return 0;
+  return length;
+}
+
+/* Text of a message, or half a character of it, or an embedding: what is not printable as \xNN, and
+ * a backslash as two, so that the bytes come back. */
+static void print_escaped(FILE *file, const char *text, uint32_t size)
+{
+  const unsigned char *at = (const unsigned char *)text;
+  fputc('"', file);
+  for (uint32_t i = 0; i < size;) {
+    uint32_t length = printable(at + i, size - i);
+    if (length == 0)
+      fprintf(file, "\\x%02x", at[i]);
+    else if (at[i] == '"' || at[i] == '\\')
+      fprintf(file, "%c%c", at[i], at[i]);
+    else
+      fwrite(at + i, 1, length, file);
+    i += length ? length : 1;
+  }
+  fputc('"', file);
+}
+
+static void print_text(const struct replay_sheet *sheet, const struct replay_field *field,
+                       const void *record)
+{
+  uint32_t size;
+  const char *text = replay_field_text(field, sheet->stream->record_type,
+                                       sheet->stream->record_size, record, &size);
+  print_escaped(sheet->file, text, size);
+}
+
 static int record_csv(struct replay_sheet *sheet, const struct bus_capture_event *event)
 {
   char text[REPLAY_FIELD_TEXT_BYTES];
@@ -84,6 +130,11 @@ static int record_csv(struct replay_sheet *sheet, const struct bus_capture_event
     if (field->kind == REPLAY_FIELD_BYTES) {
       fputc(',', sheet->file);
       print_bytes(sheet->file, (const unsigned char *)event->record + field->offset, field->count);
+      continue;
+    }
+    if (!replay_field_is_number(field)) {
+      fputc(',', sheet->file);
+      print_text(sheet, field, event->record);
       continue;
     }
     for (uint32_t j = 0; j < field->count; j++) {
@@ -125,7 +176,7 @@ static int write_npy_header(struct replay_sheet *sheet)
   for (size_t i = 0; i < sheet->field_count; i++) {
     const struct replay_field *field = &sheet->fields[i];
     const char *type = replay_field_numpy(field->kind);
-    if (field->kind == REPLAY_FIELD_BYTES)
+    if (!replay_field_is_number(field))
       at += snprintf(at, (size_t)(end - at), "('%s', '%s%" PRIu32 "'), ", field->name, type,
                      field->count);
     else if (field->count > 1)

@@ -1,5 +1,7 @@
 #include "tools/replay_fields.h"
 
+#include "shm/llm_record.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,6 +41,54 @@ static const struct replay_field gap_fields[] = {
     ARRAY(bus_gap, reserved0, BYTES, 19),
 };
 
+static const struct replay_field llm_request_fields[] = {
+    FIELD(bus_llm_request, id, U64, NONE),
+    FIELD(bus_llm_request, deadline_ns, U64, NONE),
+    FIELD(bus_llm_request, submitted_ns, U64, NONE),
+    FIELD(bus_llm_request, text_bytes, U32, NONE),
+    FIELD(bus_llm_request, fragment_bytes, U32, NONE),
+    FIELD(bus_llm_request, text_offset, U32, NONE),
+    FIELD(bus_llm_request, tokens_max, U32, NONE),
+    FIELD(bus_llm_request, fragment, U16, NONE),
+    FIELD(bus_llm_request, fragments, U16, NONE),
+    FIELD(bus_llm_request, reply_slots, U16, NONE),
+    FIELD(bus_llm_request, kind, U8, NONE),
+    FIELD(bus_llm_request, flags, U8, NONE),
+    FIELD(bus_llm_request, temperature, F32, NONE),
+    FIELD(bus_llm_request, client_epoch, U32, NONE),
+    ARRAY(bus_llm_request, class_name, NAME, BUS_LLM_NAME_BYTES),
+    ARRAY(bus_llm_request, reserved0, BYTES, 48),
+};
+
+static const struct replay_field llm_reply_fields[] = {
+    FIELD(bus_llm_reply, id, U64, NONE),
+    FIELD(bus_llm_reply, accepted_ns, U64, NONE),
+    FIELD(bus_llm_reply, sent_ns, U64, NONE),
+    FIELD(bus_llm_reply, first_ns, U64, NONE),
+    FIELD(bus_llm_reply, done_ns, U64, NONE),
+    FIELD(bus_llm_reply, text_bytes, U32, NONE),
+    FIELD(bus_llm_reply, fragment_bytes, U32, NONE),
+    FIELD(bus_llm_reply, text_offset, U32, NONE),
+    FIELD(bus_llm_reply, prompt_tokens, U32, NONE),
+    FIELD(bus_llm_reply, completion_tokens, U32, NONE),
+    FIELD(bus_llm_reply, epoch, U32, NONE),
+    FIELD(bus_llm_reply, retry_after_ms, U32, NONE),
+    FIELD(bus_llm_reply, fragment, U16, NONE),
+    FIELD(bus_llm_reply, fragments, U16, NONE),
+    FIELD(bus_llm_reply, http_status, U16, NONE),
+    FIELD(bus_llm_reply, kind, U8, NONE),
+    FIELD(bus_llm_reply, status, U8, NONE),
+    FIELD(bus_llm_reply, flags, U8, NONE),
+    FIELD(bus_llm_reply, attempt, U8, NONE),
+    FIELD(bus_llm_reply, reserved0, U16, NONE),
+    ARRAY(bus_llm_reply, backend, NAME, BUS_LLM_NAME_BYTES),
+    ARRAY(bus_llm_reply, reserved1, BYTES, 24),
+};
+BUS_STATIC_ASSERT(BUS_COUNT_OF(llm_request_fields) < REPLAY_FIELDS_MAX &&
+                      BUS_COUNT_OF(llm_reply_fields) < REPLAY_FIELDS_MAX,
+                  "and the text");
+
+/* Size 0: of a message; text follows. */
 static const struct {
   uint32_t type;
   uint32_t size;
@@ -48,6 +98,8 @@ static const struct {
     {BUS_RECORD_FEATURE, sizeof(struct bus_feature), feature_fields, BUS_COUNT_OF(feature_fields)},
     {BUS_RECORD_SIGNAL, sizeof(struct bus_signal), signal_fields, BUS_COUNT_OF(signal_fields)},
     {BUS_RECORD_GAP, sizeof(struct bus_gap), gap_fields, BUS_COUNT_OF(gap_fields)},
+    {BUS_RECORD_LLM_REQUEST, 0, llm_request_fields, BUS_COUNT_OF(llm_request_fields)},
+    {BUS_RECORD_LLM_REPLY, 0, llm_reply_fields, BUS_COUNT_OF(llm_reply_fields)},
 };
 
 static const struct {
@@ -58,22 +110,48 @@ static const struct {
     [REPLAY_FIELD_U16] = {2, "<u2"},  [REPLAY_FIELD_U32] = {4, "<u4"},
     [REPLAY_FIELD_I32] = {4, "<i4"},  [REPLAY_FIELD_U64] = {8, "<u8"},
     [REPLAY_FIELD_I64] = {8, "<i8"},  [REPLAY_FIELD_F32] = {4, "<f4"},
-    [REPLAY_FIELD_BYTES] = {1, "|V"},
+    [REPLAY_FIELD_BYTES] = {1, "|V"}, [REPLAY_FIELD_NAME] = {1, "|S"},
+    [REPLAY_FIELD_TEXT] = {1, "|V"},
 };
 
 const struct replay_field *replay_fields(uint32_t record_type, uint32_t record_size,
-                                         struct replay_field *one, size_t *count)
+                                         struct replay_field *room, size_t *count)
 {
-  for (size_t i = 0; i < BUS_COUNT_OF(known); i++)
-    if (known[i].type == record_type && known[i].size == record_size) {
-      *count = known[i].count;
+  for (size_t i = 0; i < BUS_COUNT_OF(known); i++) {
+    if (known[i].type != record_type)
+      continue;
+    *count = known[i].count;
+    if (known[i].size == record_size)
       return known[i].fields;
-    }
-  *one = (struct replay_field){.name = "bytes",
-                               .count = record_size - (uint32_t)sizeof(uint64_t),
-                               .kind = REPLAY_FIELD_BYTES};
+    if (known[i].size || record_size < BUS_LLM_HEADER_BYTES + BUS_CACHE_LINE_BYTES)
+      continue;
+    memcpy(room, known[i].fields, known[i].count * sizeof *room);
+    room[(*count)++] = (struct replay_field){.name = "text",
+                                             .offset = BUS_LLM_HEADER_BYTES,
+                                             .count = bus_llm_slot_text_bytes(record_size),
+                                             .kind = REPLAY_FIELD_TEXT};
+    return room;
+  }
+  *room = (struct replay_field){.name = "bytes",
+                                .count = record_size - (uint32_t)sizeof(uint64_t),
+                                .kind = REPLAY_FIELD_BYTES};
   *count = 1;
-  return one;
+  return room;
+}
+
+const char *replay_field_text(const struct replay_field *field, uint32_t record_type,
+                              uint32_t record_size, const void *record, uint32_t *size)
+{
+  const char *text = (const char *)record + field->offset;
+  *size = field->kind == REPLAY_FIELD_TEXT
+              ? bus_capture_text_bytes(record_type, record_size, record)
+              : (uint32_t)strnlen(text, field->count);
+  return text;
+}
+
+bool replay_field_is_number(const struct replay_field *field)
+{
+  return field->kind < REPLAY_FIELD_BYTES;
 }
 
 uint32_t replay_field_bytes(enum replay_field_kind kind)

@@ -195,23 +195,6 @@ static void begin_pass(struct replay_player *player)
 
 /* ---- publishing ---- */
 
-static void shift(const struct replay_player *player, uint32_t record_type, void *record)
-{
-  switch (record_type) {
-  case BUS_RECORD_FEATURE:
-    ((struct bus_feature *)record)->timestamp_ns += player->shift_ns;
-    break;
-  case BUS_RECORD_SIGNAL:
-    ((struct bus_signal *)record)->timestamp_ns += player->shift_ns;
-    break;
-  case BUS_RECORD_GAP:
-    ((struct bus_gap *)record)->time_ns += player->shift_ns;
-    break;
-  default:
-    break;
-  }
-}
-
 static void wait_for(struct replay_player *player, uint32_t channel)
 {
   if (player->waiting_for != channel)
@@ -234,7 +217,7 @@ static bool fill_slot(struct replay_player *player)
   for (uint32_t i = 0; i < stream->record_size / sizeof *slot - 1; i++)
     slot[i] = from[i];
   if (player->config.shift_to_now)
-    shift(player, stream->record_type, slot);
+    bus_capture_record_shift(stream->record_type, stream->record_size, player->shift_ns, slot);
   player->ready = true;
   player->waiting_for = NO_CHANNEL;
   return true;
