@@ -147,6 +147,22 @@ bool busctl_item_is_maximum(const struct busctl_item *item)
   return length >= 4 && !strcmp(item->name + length - 4, "_max");
 }
 
+bool busctl_item_is_level(const struct busctl_item *item)
+{
+  static const char *const names[] = {"in_flight", "breaker", "waiting"};
+  const char *dot = strrchr(item->name, '.');
+  const char *last = dot ? dot + 1 : item->name;
+  for (size_t i = 0; i < BUS_COUNT_OF(names); i++)
+    if (!strcmp(last, names[i]))
+      return true;
+  return false;
+}
+
+bool busctl_item_has_rate(const struct busctl_item *item)
+{
+  return !busctl_item_is_maximum(item) && !busctl_item_is_level(item);
+}
+
 static double per_second(const struct busctl_view *view, uint64_t count)
 {
   return view->interval_ns ? (double)count * 1e9 / (double)view->interval_ns : 0;
@@ -184,7 +200,7 @@ static void compare(const struct busctl_view *view, struct busctl_change *change
     break;
   case BUS_OBJECT_COUNTER:
     change->changed = !old || item->counter != old->counter;
-    if (!busctl_item_is_maximum(item))
+    if (busctl_item_has_rate(item))
       change->counter_per_s = per_second(view, rise(item->counter, old ? old->counter : 0));
     break;
   default:

@@ -78,8 +78,15 @@ struct busctl_change {
   };
 };
 
-/* True for a counter that is a maximum, by its name (.._max): it has no rate. Pure. */
+/* True for a counter that is a maximum, by its name (.._max). Pure. */
 bool busctl_item_is_maximum(const struct busctl_item *item);
+
+/* True for a counter that says how much there is now, and so may fall, by what its name is or ends
+ * with behind a dot: in_flight, breaker, waiting. Pure. */
+bool busctl_item_is_level(const struct busctl_item *item);
+
+/* True for a counter that is neither. Pure. */
+bool busctl_item_has_rate(const struct busctl_item *item);
 
 /* What lies between two samples; lends from both. */
 struct busctl_view {

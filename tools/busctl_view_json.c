@@ -91,8 +91,8 @@ static json_t *show_counter(const struct busctl_change *change)
   set_text(object, "unit", change->item->unit);
   busctl_json_number(object, "value", change->item->counter);
   busctl_json_set(object, "change_per_s",
-                  busctl_item_is_maximum(change->item) ? json_null()
-                                                       : json_real(change->counter_per_s));
+                  busctl_item_has_rate(change->item) ? json_real(change->counter_per_s)
+                                                     : json_null());
   return object;
 }
 

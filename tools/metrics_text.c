@@ -1,5 +1,7 @@
 #include "tools/metrics_text.h"
 
+#include "tools/metrics_bridge.h"
+
 #include <inttypes.h>
 #include <string.h>
 
@@ -254,28 +256,39 @@ static void write_value(FILE *file, enum unit unit, uint64_t value)
     fprintf(file, "%" PRIu64, value);
 }
 
+enum sort { RATE, LEVEL, MAXIMUM };
+
+static enum sort sort_of(const struct busctl_item *item)
+{
+  return busctl_item_is_maximum(item)                           ? MAXIMUM
+         : busctl_item_is_level(item) && unit_of(item) == OTHER ? LEVEL
+                                                                : RATE;
+}
+
 static void write_counters(FILE *file, const struct busctl_sample *sample)
 {
   static const struct {
     const char *name;
     const char *help;
     enum unit unit;
-    bool maximum;
+    enum sort sort;
   } families[] = {
-      {"signalbus_member_events_total", "A member's counter.", OTHER, false},
-      {"signalbus_member_bytes_total", "A member's counter of bytes.", BYTES, false},
-      {"signalbus_member_seconds_total", "A member's counter of time.", SECONDS, false},
-      {"signalbus_member_maximum", "The largest that the member has seen.", OTHER, true},
-      {"signalbus_member_maximum_bytes", "The largest that the member has seen.", BYTES, true},
-      {"signalbus_member_maximum_seconds", "The longest that the member has seen.", SECONDS, true},
+      {"signalbus_member_events_total", "A member's counter.", OTHER, RATE},
+      {"signalbus_member_bytes_total", "A member's counter of bytes.", BYTES, RATE},
+      {"signalbus_member_seconds_total", "A member's counter of time.", SECONDS, RATE},
+      {"signalbus_member_level", "How much there is now.", OTHER, LEVEL},
+      {"signalbus_member_maximum", "The largest that the member has seen.", OTHER, MAXIMUM},
+      {"signalbus_member_maximum_bytes", "The largest that the member has seen.", BYTES, MAXIMUM},
+      {"signalbus_member_maximum_seconds", "The longest that the member has seen.", SECONDS,
+       MAXIMUM},
   };
   for (size_t i = 0; i < BUS_COUNT_OF(families); i++) {
-    begin_family(file, families[i].name, families[i].maximum ? "gauge" : "counter",
+    begin_family(file, families[i].name, families[i].sort == RATE ? "counter" : "gauge",
                  families[i].help);
     for (size_t j = 0; j < sample->item_count; j++) {
       const struct busctl_item *item = &sample->items[j];
       if (item->type != BUS_OBJECT_COUNTER || unit_of(item) != families[i].unit ||
-          busctl_item_is_maximum(item) != families[i].maximum || is_repeated(sample, item))
+          sort_of(item) != families[i].sort || is_repeated(sample, item))
         continue;
       fputs(families[i].name, file);
       write_item_labels(file, sample, item);
@@ -384,5 +397,6 @@ void metrics_text_write(FILE *file, const char *directory, const struct busctl_s
   write_rings(file, sample);
   write_positions(file, sample);
   write_counters(file, sample);
+  metrics_bridge_write(file, sample);
   write_histograms(file, sample);
 }

@@ -1,5 +1,7 @@
 #include "tools/top_view.h"
 
+#include "tools/top_bridge.h"
+
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -338,7 +340,7 @@ static void draw_counters(struct top_page *page, const struct busctl_view *view,
     top_page_row(page);
     top_page_cell(page, TOP_PLAIN, "%s", label(text, rows.at[i]));
     top_page_cell(page, TOP_PLAIN, "%" PRIu64, rows.at[i]->item->counter);
-    if (busctl_item_is_maximum(rows.at[i]->item))
+    if (!busctl_item_has_rate(rows.at[i]->item))
       top_page_cell(page, TOP_DIM, "-");
     else
       top_page_cell(page, TOP_PLAIN, "%.0f", rows.at[i]->counter_per_s);
@@ -354,6 +356,7 @@ void top_view_draw(struct top_page *page, const struct busctl_view *view,
   draw_members(page, view, label_width);
   draw_rings(page, view, options, label_width);
   draw_losses(page, view, options, label_width);
+  top_bridge_draw(page, view, options, label_width);
   draw_histograms(page, view, options, label_width);
   draw_counters(page, view, options, label_width);
 }

@@ -22,7 +22,8 @@ struct top_options {
 const char *top_order_name(enum top_order order);
 const char *top_span_name(enum top_span span);
 
-/* Appends the tables: members, rings, records that readers lost, latencies, counters that changed.
+/* Appends the tables: members, rings, records that readers lost, servers and
+ * classes of bridges, latencies, counters that changed.
  */
 void top_view_draw(struct top_page *page, const struct busctl_view *view,
                    const struct top_options *options);
