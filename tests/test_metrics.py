@@ -323,6 +323,46 @@ def scribbled_figures_are_shown_as_figures():
             assert "feed/features" in out and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out), out
 
 
+# ---- bridges to language models ----
+
+def write_bridge(bus):
+    """A configuration whose server nobody is: [class fast] to [backend mac]."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return bus.write("bridge.ini", f"[bridge]\nclients = trader\n[backend mac]\nurl = http://127.0.0.1:{port}\n"
+                                   "flavor = mlx\n[class fast]\n")
+
+
+def start_bridge(bus, server):
+    """Beside the members of a chain."""
+    bus.start("bus-bridge", "--bus", bus.directory, "--config", write_bridge(bus), stdout=subprocess.DEVNULL)
+    until("the bridge's figures", lambda: any(key[0] == "signalbus_llm_server_breaker" for key in server.series()))
+
+
+def servers_and_classes_are_seen():
+    with Bus() as bus, Server(bus) as server:
+        bus.up(f"[bridge]\ncommand = bus-bridge --bus %{{bus}} --name %{{name}} --config {write_bridge(bus)}\n")
+        of_server, of_class = (("member", "bridge"), ("server", "mac")), (("class", "fast"), ("member", "bridge"))
+        series = until("a bridge", lambda: (lambda series: series if (
+            "signalbus_llm_server_breaker", of_server) in series else None)(server.series()))
+        assert ("signalbus_llm_class_waiting_requests", of_class) in series
+        assert ("signalbus_llm_server_attempts_total", (("member", "bridge"), ("outcome", "failed"),
+                                                        ("server", "mac"))) in series
+        assert ("signalbus_member_level", (("member", "bridge"), ("name", "mac.in_flight"),
+                                           ("unit", "requests"))) in series
+        view = json.loads(server.ask("/api/snapshot.json")[2])
+        assert view["servers"][0]["name"] == "mac" and view["servers"][0]["in_flight"] == 0, view["servers"]
+        assert view["classes"][0]["name"] == "fast" and view["classes"][0]["waiting"] == 0, view["classes"]
+        shown = busctl("top", "--once", "--interval-ms", "10", "--bus", bus.directory)[0]
+        assert re.search(r"^bridge/mac +(closed|open|canary) +0 ", shown, re.M), shown
+        assert re.search(r"^bridge/fast +0 ", shown, re.M), shown
+        told = busctl("info", "bridge", "--bus", bus.directory)[0]
+        assert "replies.trader" in told and "llm.requests of trader" in told, told
+        server.stop()
+        busctl("down", "--bus", bus.directory)
+
+
 # ---- the Grafana dashboard ----
 
 def the_dashboard_asks_for_what_is_there():
@@ -335,6 +375,7 @@ def the_dashboard_asks_for_what_is_there():
     assert len(queries) > 15
     with Chain() as bus, Server(bus) as server:
         until("signals", lambda: test_busctl.counter_of(bus.directory, "trader", "signals"))
+        start_bridge(bus, server)
         labels = {}
         for name, pairs in until("lags and ages", lambda: (lambda series: series if any(
                 key[0] == "signalbus_ring_newest_age_seconds" for key in series) else None)(server.series())):
@@ -376,6 +417,7 @@ def a_real_prometheus_answers_the_dashboard():
         dashboard = json.load(file)
     with Chain() as bus, Server(bus) as server:
         until("signals", lambda: test_busctl.counter_of(bus.directory, "trader", "signals"))
+        start_bridge(bus, server)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -570,7 +612,7 @@ TESTS = [
     the_text_is_what_info_says, promtool_has_nothing_to_say, figures_move_and_the_snapshot_is_that_of_top,
     it_answers_what_it_has_and_refuses_the_rest, it_listens_here_unless_told_otherwise, connections_are_bounded,
     it_outlives_the_bus, it_never_writes_to_the_bus, scribbled_figures_are_shown_as_figures,
-    the_dashboard_asks_for_what_is_there, a_real_prometheus_answers_the_dashboard, the_page_shows_a_bus_at_work,
+    servers_and_classes_are_seen, the_dashboard_asks_for_what_is_there, a_real_prometheus_answers_the_dashboard, the_page_shows_a_bus_at_work,
     the_page_survives_its_server_and_shows_the_dead, the_page_takes_names_as_text, drops_raise_an_alarm_on_the_page]
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 #include "tools/busctl_view_json.h"
 
+#include "tools/bridge_view.h"
+
 static void set_text(json_t *object, const char *key, const char *text)
 {
   busctl_json_string(object, key, text, 256);
@@ -96,6 +98,63 @@ static json_t *show_counter(const struct busctl_change *change)
   return object;
 }
 
+static const struct busctl_change *change_of(const struct busctl_view *view,
+                                             const struct busctl_item *item)
+{
+  return &view->changes[item - view->now->items];
+}
+
+static void set_rate(json_t *object, const char *key, const struct busctl_view *view,
+                     const struct busctl_item *item)
+{
+  busctl_json_set(object, key, json_real(change_of(view, item)->counter_per_s));
+}
+
+static void set_interval(json_t *object, const char *key, const struct busctl_view *view,
+                         const struct busctl_item *item)
+{
+  busctl_json_set(object, key,
+                  busctl_describe_quantiles(json_object(), change_of(view, item)->interval));
+}
+
+static json_t *show_servers(const struct busctl_view *view)
+{
+  json_t *array = json_array();
+  struct bridge_server server;
+  for (size_t at = 0; bridge_next_server(view->now, &at, &server);) {
+    json_t *object = json_object();
+    set_text(object, "member", server.member->name);
+    set_text(object, "name", server.name);
+    set_text(object, "breaker", bridge_breaker_name(server.breaker->counter));
+    busctl_json_number(object, "in_flight", server.in_flight->counter);
+    busctl_json_number(object, "failed", server.failed->counter);
+    set_rate(object, "answers_per_s", view, server.succeeded);
+    set_rate(object, "tokens_per_s", view, server.tokens);
+    set_rate(object, "failed_per_s", view, server.failed);
+    set_interval(object, "first_token_ns", view, server.first_token_ns);
+    busctl_json_append(array, object);
+  }
+  return array;
+}
+
+static json_t *show_classes(const struct busctl_view *view)
+{
+  json_t *array = json_array();
+  struct bridge_class class;
+  for (size_t at = 0; bridge_next_class(view->now, &at, &class);) {
+    json_t *object = json_object();
+    set_text(object, "member", class.member->name);
+    set_text(object, "name", class.name);
+    busctl_json_number(object, "waiting", class.waiting->counter);
+    set_rate(object, "accepted_per_s", view, class.accepted);
+    set_rate(object, "rejected_per_s", view, class.rejected);
+    set_interval(object, "queue_ns", view, class.queue_ns);
+    set_interval(object, "total_ns", view, class.total_ns);
+    busctl_json_append(array, object);
+  }
+  return array;
+}
+
 json_t *busctl_view_json(const struct busctl_view *view)
 {
   json_t *object = json_object(), *members = json_array(), *rings = json_array(),
@@ -118,6 +177,8 @@ json_t *busctl_view_json(const struct busctl_view *view)
   busctl_json_set(object, "members", members);
   busctl_json_set(object, "rings", rings);
   busctl_json_set(object, "positions", positions);
+  busctl_json_set(object, "servers", show_servers(view));
+  busctl_json_set(object, "classes", show_classes(view));
   busctl_json_set(object, "histograms", histograms);
   busctl_json_set(object, "counters_changed", counters);
   return object;
