@@ -197,7 +197,7 @@ static void make_stream(struct plan *plan)
     think(plan);
   speak(plan);
   finish(plan);
-  plan->done = plan->body.size;
+  plan->done = plan->body.size - (plan->crlf ? 4 : 2); /* right behind "[DONE]" */
 }
 
 static void make_embedding(struct plan *plan)
@@ -269,9 +269,9 @@ static void frame(struct plan *plan, uint32_t framing)
     uint64_t at_ns = time_of(&plan->body, offset + size - 1, &hint);
     if (framing == SIM_FRAMING_CHUNKED)
       print(&plan->wire, at_ns, "%zx\r\n", size);
-    add(&plan->wire, at_ns, plan->body.bytes + offset, size);
     if (offset < plan->done && offset + size >= plan->done)
-      plan->attempt->done_offset = (uint32_t)plan->wire.size;
+      plan->attempt->done_offset = (uint32_t)(plan->wire.size + plan->done - offset);
+    add(&plan->wire, at_ns, plan->body.bytes + offset, size);
     if (framing == SIM_FRAMING_CHUNKED)
       print(&plan->wire, at_ns, "\r\n");
     offset += size;
@@ -314,7 +314,7 @@ static size_t cut_by_fault(struct plan *plan)
   case SIM_FAULT_STALL:
     /* Before the end of what makes it whole. */
     return (size_t)draw(plan, plan->attempt->fault == SIM_FAULT_RESET ? 0 : 1,
-                        plan->attempt->done_offset - 4);
+                        plan->attempt->done_offset - 1);
   case SIM_FAULT_ZERO_BYTES:
     return 0;
   case SIM_FAULT_GARBAGE:
