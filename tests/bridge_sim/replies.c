@@ -184,6 +184,9 @@ static void check_final(struct sim_world *world, uint32_t client, const struct b
   request->final_ns = world->now_ns;
   if (!request->accepted)
     sim_fail(world, "final-unasked", "request %u is answered before it is claimed", index);
+  if (reply->status == BUS_LLM_EXPIRED) /* the core closes before it hears how a connect ended */
+    for (uint32_t i = 0; i < world->config.backend_count; i++)
+      world->servers[i].connect_failures = 0, world->servers[i].must_rest_until_ns = 0;
   check_reason(world, request, reply->status);
   check_text(world, request, reply, text);
   check_times(world, request, reply);

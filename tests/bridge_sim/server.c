@@ -108,6 +108,7 @@ uint32_t sim_server_recognise(struct sim_world *world, struct sim_connection *co
   memset(attempt, 0, sizeof *attempt);
   attempt->request = index;
   attempt->backend = connection->backend;
+  attempt->epoch = world->epoch;
   attempt->tokens_max = tokens_max;
   attempt->kind = kind;
   attempt->hostile = hostile;

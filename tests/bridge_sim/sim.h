@@ -125,6 +125,7 @@ struct sim_attempt {
   uint32_t request; /* index; SIM_NONE: a canary, or what a hostile client asked */
   uint8_t kind;     /* by the path */
   uint32_t backend;
+  uint32_t epoch;      /* of the bridge that sent it */
   uint32_t fault;      /* enum sim_fault */
   bool length;         /* finish_reason "length" */
   bool good;           /* what the server planned is a whole answer */
@@ -218,8 +219,7 @@ struct sim_request {
   uint32_t finals;
   uint32_t final_status;
   uint64_t final_ns;
-  uint32_t sends;      /* over all lives */
-  uint32_t life_sends; /* of this life */
+  uint32_t sends; /* over all lives */
   uint32_t in_flight;
   uint64_t accepted_ns;
   uint64_t

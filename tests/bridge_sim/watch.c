@@ -112,8 +112,6 @@ void sim_watch_start(struct sim_world *world)
   memset(world->life_accepted, 0, sizeof world->life_accepted);
   memset(world->life_hedges, 0, sizeof world->life_hedges);
   memset(world->breaker_since_ns, 0, sizeof world->breaker_since_ns);
-  for (uint32_t i = 0; i < world->request_count; i++)
-    world->requests[i].life_sends = 0;
   for (uint32_t i = 0; i < SIM_ENTRIES_MAX; i++) {
     if (world->epoch == 1) {
       world->states[i] = BUS_BRIDGE_FREE;
@@ -201,14 +199,17 @@ static const struct bus_bridge_entry *entry_of(const struct sim_world *world, ui
   return NULL;
 }
 
-/* 429 and 503 say that nothing was done: such an attempt does not count as asked. */
-static uint32_t asked_before(const struct sim_world *world, uint32_t request, uint32_t attempt)
+/* Earlier attempts, of epoch `epoch` on. 429 and 503 say that nothing was done: such an attempt
+ * does not count as asked. */
+static uint32_t asked_before(const struct sim_world *world, uint32_t request, uint32_t attempt,
+                             uint32_t epoch)
 {
   uint32_t count = 0;
   for (uint32_t i = 0; i < attempt; i++) {
     const struct sim_attempt *other = &world->attempts[i];
     const bool refused = other->status == 429 || other->status == 503;
-    count += other->request == request && !(refused && other->delivered > 0);
+    count +=
+        other->request == request && other->epoch >= epoch && !(refused && other->delivered > 0);
   }
   return count;
 }
@@ -229,7 +230,6 @@ void sim_watch_send(struct sim_world *world, struct sim_connection *connection, 
   struct sim_request *request = &world->requests[index];
   request->in_flight++;
   request->sends++;
-  request->life_sends++;
   const struct bus_bridge_entry *entry = entry_of(world, index);
   if (!entry || request->finals) {
     sim_fail(world, "sent-after-final", "request %u is sent and is over", index);
@@ -241,7 +241,7 @@ void sim_watch_send(struct sim_world *world, struct sim_connection *connection, 
     sim_fail(world, "sent-late", "request %u is sent after its deadline", index);
   if (request->marked_cancelled)
     sim_fail(world, "sent-cancelled", "request %u is sent though it was taken back", index);
-  if (!(request->flags & BUS_LLM_IDEMPOTENT) && asked_before(world, index, attempt))
+  if (!(request->flags & BUS_LLM_IDEMPOTENT) && asked_before(world, index, attempt, 1))
     sim_fail(world, "asked-twice", "request %u is sent again and is not idempotent", index);
   if (request->class_index == SIM_NONE || !may_serve(world, request, connection->backend)) {
     sim_fail(world, "wrong-server", "request %u goes to a server that its class has not", index);
@@ -252,9 +252,10 @@ void sim_watch_send(struct sim_world *world, struct sim_connection *connection, 
     watch_hedge(world, request, index);
   request->begun_ns = connection->requests > 1 ? world->now_ns : connection->opened_ns;
   const uint32_t retries = world->config.classes[request->class_index].retries_max;
-  if (request->life_sends > 2 * (retries + 1) + 1)
+  const uint32_t before = asked_before(world, index, attempt, world->epoch);
+  if (before > 2 * (retries + 1)) /* each may be hedged, and one kept connection may have broken */
     sim_fail(world, "retries", "request %u is sent %u times, %u retries are allowed", index,
-             request->life_sends, retries);
+             before + 1, retries);
 }
 
 /* ---- after each step ---- */
