@@ -1,6 +1,7 @@
 """Asking language models, against a bridge without servers: tests/fake_bridge.c of a build directory."""
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -9,7 +10,8 @@ import tempfile
 import numpy as np
 import pytest
 
-from signalbus import SignalBusError, layout, llm
+import signalbus
+from signalbus import SignalBusError, export, layout, llm
 
 
 class Bridge:
@@ -162,3 +164,37 @@ def test_without_the_library(monkeypatch, tmp_path):
     monkeypatch.setenv("SIGNALBUS_LIBRARY", str(tmp_path / "nothing.so"))
     with pytest.raises(SignalBusError, match="nothing.so.*install the release"):
         llm.Client()
+
+
+def test_what_was_said_is_in_a_capture(bridge, client, build, tmp_path):
+    recorder = os.path.join(build, "consumers", "bus-record")
+    if not os.path.exists(recorder):
+        pytest.skip("no bus-record in the build directory")
+    prompt = "a w\u00f6rd " * 3000
+    assert client.ask("echo", prompt).text == prompt
+    client.embed("embed", "x")
+    subprocess.run(
+        [recorder, "--bus", bridge.directory, "--output", tmp_path / "capture", "--duration", "0.5"], check=True
+    )
+    capture = signalbus.open_capture(tmp_path / "capture")
+    capture.verify()
+    requests, replies = capture["ask.llm.requests"], capture["bridge.replies.ask"]
+    assert requests.record_type == layout.RecordType.LLM_REQUEST
+    assert replies.record_type == layout.RecordType.LLM_REPLY
+    columns = requests.columns()
+    assert columns["class_name"].tolist() == ["echo", "echo", "embed"]
+    assert b"".join(columns["text"][:2]).decode() == prompt and columns["text"][2] == b"x"
+    assert columns["submitted_ns"].tolist() == np.concatenate([b.times_ns for b in requests.blocks()]).tolist()
+    columns = replies.columns()
+    assert columns["backend"].tolist() == ["fake"] * 3
+    assert np.frombuffer(columns["text"][2], "<f4").tolist() == [1, 2.5, -3]
+    for library, convert in (
+        ("pandas", replies.to_pandas),
+        ("polars", replies.to_polars),
+        ("pyarrow", replies.to_arrow),
+    ):
+        if importlib.util.find_spec(library):
+            assert len(convert()) == 3
+    if importlib.util.find_spec("pyarrow") and importlib.util.find_spec("mcap"):
+        assert export.main(["--format", "arrow", str(tmp_path / "capture"), str(tmp_path / "arrow")]) == 0
+        assert export.main(["--format", "mcap", str(tmp_path / "capture"), str(tmp_path / "all.mcap")]) == 0
