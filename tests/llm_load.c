@@ -284,10 +284,11 @@ static void take(struct load *load, const struct bus_llm_client_reply *reply)
     load->attempt_max = reply->header.attempt;
   load->hedged += (reply->header.flags & BUS_LLM_HEDGED) != 0;
   load->cut += (reply->header.flags & BUS_LLM_CUT) != 0;
-  if (reply->header.status < BUS_LLM_STATUS_COUNT)
-    load->statuses[reply->header.status]++;
-  bool answered = reply->header.status == BUS_LLM_OK || reply->header.status == BUS_LLM_LENGTH;
-  if (load->echo && (answered || reply->header.text_bytes))
+  load->statuses[reply->header.status]++; /* checked by the library */
+  /* Other statuses have the reason as their text, or none. */
+  static const uint32_t answered = 1u << BUS_LLM_OK | 1u << BUS_LLM_LENGTH | 1u << BUS_LLM_EXPIRED |
+                                   1u << BUS_LLM_CANCELLED | 1u << BUS_LLM_TRUNCATED;
+  if (load->echo && answered >> reply->header.status & 1)
     load->text_wrong += !text_is_right(reply);
 }
 
