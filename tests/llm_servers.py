@@ -28,7 +28,7 @@ class DoubleProcess:
     wait = staticmethod(wait)
 
     def __init__(self, flavor="vllm", key=None, tls=None, options=()):
-        self.arguments = ["--flavor", flavor]
+        self.flavor, self.arguments = flavor, ["--flavor", flavor]
         self.arguments += ["--key", key] if key else []
         self.arguments += ["--tls", *tls] if tls else []
         self.arguments += ["--set", *options] if options else []

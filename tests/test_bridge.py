@@ -6,12 +6,9 @@ usage: test_bridge.py BUILD_DIRECTORY SOURCE_DIRECTORY [TEST..]
 Prints TAP: each test once over each transport. Needs the standard library only, openssl for TLS. No test depends
 on how fast the machine is.
 """
-import functools
 import json
 import os
 import random
-import signal
-import struct
 import subprocess
 import shutil
 import sys
@@ -20,143 +17,19 @@ import time
 
 import llm_double
 import tap
+from bridge_bus import Bus, on_each_transport
 from llm_servers import WAIT_S, DoubleProcess, wait
 from tap import Skip
 
-BUILD = os.path.abspath(sys.argv[1])
-BRIDGE = os.environ.get("BUS_BRIDGE", os.path.join(BUILD, "consumers", "bus-bridge"))
-LOAD = os.path.join(BUILD, "tests", "llm_load")
-COUNTER = 3
-TRANSPORTS = ("io_uring", "epoll")
+Bus.build = os.path.abspath(sys.argv[1])
 TESTS = []
+ON_EACH = on_each_transport(TESTS)
 MIB = 1 << 20
-
-
-def on_each_transport(test):
-    for transport in TRANSPORTS:
-        run = functools.partial(test, transport)
-        run.__name__ = f"{test.__name__}_by_{transport}"
-        TESTS.append(run)
-    return test
-
-
-class Bus:
-    """A bus, with a bridge by one transport, members that load it, and nothing that outlives it."""
-
-    def __init__(self, transport, doubles, clients=("load",), backend="", once="retries_max = 0", classes=None,
-                 bridge=""):
-        self.directory = tempfile.mkdtemp(prefix="signalbus-bridge-", dir="/dev/shm")
-        self.files = tempfile.mkdtemp(prefix="signalbus-bridge-")
-        self.transport, self.processes, self.bridge = transport, [], None
-        lines = ["[bridge]", f"clients = {', '.join(clients)}", bridge]
-        for name, double in doubles.items():
-            lines += [f"[backend {name}]", backend]
-            flavor = double.arguments[1]
-            if "url" not in backend:
-                lines += [f"url = http://127.0.0.1:{double.port}/v1", f"flavor = {flavor}"]
-        for name, options in (classes or {"default": once}).items():
-            lines += [f"[class {name}]", options]
-        self.config = os.path.join(self.files, "bridge.ini")
-        with open(self.config, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-            process.stdout.close()
-            process.log.close()
-        shutil.rmtree(self.directory)
-        shutil.rmtree(self.files)
-
-    def spawn(self, program, *arguments):
-        # Into a file: a pipe that nobody reads stops a program that has much to say.
-        log = open(os.path.join(self.files, f"{len(self.processes)}.log"), "w+", encoding="utf-8")
-        process = subprocess.Popen([program, "--bus", self.directory, *map(str, arguments)],
-                                   stdout=subprocess.PIPE, stderr=log, text=True)
-        process.log = log
-        self.processes.append(process)
-        return process
-
-    def said(self, process):
-        process.log.seek(0)
-        return process.log.read()
-
-    def start(self, *options):
-        """Starts the bridge; returns when it runs."""
-        self.bridge = self.spawn(BRIDGE, "--config", self.config, "--transport", self.transport, "--small-pages",
-                                 *options)
-        wait(lambda: self.runs("bridge", self.bridge.pid) or self.bridge.poll() is not None, "the bridge to run")
-        if self.bridge.poll() is not None:
-            said = self.said(self.bridge)
-            if self.transport == "io_uring" and "io_uring" in said:
-                raise Skip(f"no io_uring here: {said.strip()}")
-            raise AssertionError(f"bus-bridge ended with {self.bridge.returncode}: {said}")
-        return self
-
-    def runs(self, member, pid):
-        try:
-            with open(os.path.join(self.directory, member), "rb") as file:
-                header = file.read(512)
-        except FileNotFoundError:
-            return False
-        return (len(header) == 512 and header[:8] == b"SIGBUS01" and header[256] == 2 and
-                struct.unpack_from("<I", header, 160)[0] == pid)
-
-    def counters(self, member="bridge"):
-        with open(os.path.join(self.directory, member), "rb") as file:
-            count = struct.unpack_from("<I", file.read(512), 120)[0]
-            entries = file.read(128 * count)
-            result = {}
-            for i in range(count):
-                entry = entries[i * 128:(i + 1) * 128]
-                if struct.unpack_from("<I", entry, 80)[0] == COUNTER:
-                    file.seek(struct.unpack_from("<Q", entry, 104)[0])
-                    result[entry[:32].split(b"\0")[0].decode()] = struct.unpack("<Q", file.read(8))[0]
-            return result
-
-    def begin_load(self, *arguments):
-        return self.spawn(LOAD, *arguments)
-
-    def end_load(self, process, client="load", **expected):
-        """Its figures; each request ended once, and in its own answer; these statuses, where some are named."""
-        out, _ = process.communicate(timeout=WAIT_S)
-        figures = json.loads(out) if out.strip() else None
-        assert process.returncode == 0 and figures, (out, self.said(process), self.said(self.bridge))
-        assert figures["finals"] == figures["submitted"], figures
-        if expected:
-            statuses = {name.replace("_", "-"): count for name, count in expected.items()}
-            assert figures["statuses"] == statuses, (figures, statuses)
-        # What came twice is late for the library, which knows the id no more.
-        members = [name for name in os.listdir(self.directory) if name.startswith(client)]
-        for name in members:
-            counters = self.counters(name)
-            assert counters["llm_late"] == counters["llm_invalid"] == 0, (name, counters)
-        return figures
-
-    def load(self, prompt, *arguments, **expected):
-        return self.end_load(self.begin_load("--prompt", prompt, *arguments), **expected)
-
-    def wait_counter(self, name, least=1):
-        wait(lambda: self.counters().get(name, 0) >= least, f"{name} to be {least}", self.bridge)
-
-    def stop(self):
-        self.bridge.send_signal(signal.SIGTERM)
-        self.bridge.communicate(timeout=WAIT_S)
-        assert self.bridge.returncode == 0, (self.bridge.returncode, self.said(self.bridge))
-
-    def kill(self):
-        self.bridge.kill()
-        self.bridge.wait()
 
 
 # What servers of each kind do.
 
-@on_each_transport
+@ON_EACH
 def test_each_flavor_is_understood(transport):
     for flavor in ("mlx", "vllm", "llama", "ollama"):
         with DoubleProcess(flavor=flavor) as double, Bus(transport, {"a": double}).start() as bus:
@@ -186,7 +59,7 @@ def test_each_flavor_is_understood(transport):
                     assert "model" not in body and body.get("stream_options") != {}, body
 
 
-@on_each_transport
+@ON_EACH
 def test_each_way_of_answering_is_read(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
         size = len(llm_double.answer_text(9))
@@ -209,7 +82,7 @@ FAULTS = (  # prompt, the statuses that it may end in
     ("@ garbage=json", "truncated"), ("@ tokens=2 size=1200000", "upstream-5xx"))
 
 
-@on_each_transport
+@ON_EACH
 def test_each_fault_has_its_status(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}, backend="failures_to_open = 1000").start() as bus:
         for prompt, status in FAULTS:
@@ -220,7 +93,7 @@ def test_each_fault_has_its_status(transport):
             bus.load("@", ok=1)
 
 
-@on_each_transport
+@ON_EACH
 def test_a_server_that_asks_for_time_gets_it(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
         for status, wish, least_ns in ((429, "1", 1e9), (503, "date:3", 2e9)):
@@ -236,7 +109,7 @@ def test_a_server_that_asks_for_time_gets_it(transport):
         assert figures["retry_after_ms"] == 7000 and figures["http_status"] == 429, figures
 
 
-@on_each_transport
+@ON_EACH
 def test_what_hangs_ends_by_the_time_outs(transport):
     options = "first_token_ms = 300\ntoken_ms = 300\nfailures_to_open = 1000"
     with DoubleProcess() as double, Bus(transport, {"a": double}, backend=options).start() as bus:
@@ -248,7 +121,7 @@ def test_what_hangs_ends_by_the_time_outs(transport):
         wait(lambda: double.command()["answering"] == 0, "the double to be left alone")
 
 
-@on_each_transport
+@ON_EACH
 def test_an_answer_may_be_a_mebibyte(transport):
     with DoubleProcess() as double, \
             Bus(transport, {"a": double}, bridge="answer_bytes_max = 2097152\nrecord_bytes = 65536").start() as bus:
@@ -260,7 +133,7 @@ def test_an_answer_may_be_a_mebibyte(transport):
         bus.stop()
 
 
-@on_each_transport
+@ON_EACH
 def test_a_thousand_streams_at_once(transport):
     clients = [f"load{i}" for i in range(4)]
     with DoubleProcess() as double, \
@@ -289,7 +162,7 @@ def memory_bytes(pid):
 
 # Who goes first, who is turned away.
 
-@on_each_transport
+@ON_EACH
 def test_a_cancelled_request_is_closed_upstream(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
         bus.load("@ tokens=100000 gap_ms=5", "--requests", 8, "--cancel-ms", 200, "--tokens", 100000, cancelled=8)
@@ -297,7 +170,7 @@ def test_a_cancelled_request_is_closed_upstream(transport):
         assert {event["how"] for event in double.events("end")} == {"peer"}
 
 
-@on_each_transport
+@ON_EACH
 def test_an_expired_request_is_closed_upstream(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
         figures = bus.load("@ tokens=100000 gap_ms=5", "--requests", 8, "--deadline-ms", 400, "--tokens", 100000,
@@ -307,7 +180,7 @@ def test_an_expired_request_is_closed_upstream(transport):
         assert {event["how"] for event in double.events("end")} == {"peer"}
 
 
-@on_each_transport
+@ON_EACH
 def test_urgent_ones_go_first(transport):
     with DoubleProcess() as double, \
             Bus(transport, {"a": double}, clients=("load", "other"), backend="concurrency = 1").start() as bus:
@@ -322,7 +195,7 @@ def test_urgent_ones_go_first(transport):
         assert ["urgent" in request["body"] for request in double.requests()].index(True) == 1
 
 
-@on_each_transport
+@ON_EACH
 def test_a_full_queue_rejects(transport):
     with DoubleProcess() as double, \
             Bus(transport, {"a": double}, backend="concurrency = 1", once="queue_max = 4").start() as bus:
@@ -333,7 +206,7 @@ def test_a_full_queue_rejects(transport):
         bus.end_load(process, ok=5, rejected_queue=7)
 
 
-@on_each_transport
+@ON_EACH
 def test_what_cannot_be_done_in_time_is_rejected(transport):
     with DoubleProcess() as double, \
             Bus(transport, {"a": double}, backend="prefill_tokens_per_s = 40\ndecode_tokens_per_s = 7").start() as bus:
@@ -342,7 +215,7 @@ def test_what_cannot_be_done_in_time_is_rejected(transport):
         assert len(double.requests()) == 1
 
 
-@on_each_transport
+@ON_EACH
 def test_a_slow_server_is_hedged(transport):
     with DoubleProcess(options=["prefill_ms=60000"]) as slow, DoubleProcess() as fast, \
             Bus(transport, {"slow": slow, "fast": fast},
@@ -363,7 +236,7 @@ def returns(bus):
     bus.load("@", "--requests", 5, ok=5)
 
 
-@on_each_transport
+@ON_EACH
 def test_a_server_that_is_killed_and_restarted(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}, backend=BREAKER).start() as bus:
         bus.load("@", ok=1)
@@ -375,7 +248,7 @@ def test_a_server_that_is_killed_and_restarted(transport):
         returns(bus)
 
 
-@on_each_transport
+@ON_EACH
 def test_a_server_that_is_stopped_and_goes_on(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}, backend=BREAKER).start() as bus:
         bus.load("@", ok=1)
@@ -387,7 +260,7 @@ def test_a_server_that_is_stopped_and_goes_on(transport):
         returns(bus)
 
 
-@on_each_transport
+@ON_EACH
 def test_a_server_that_is_healthy_and_says_nothing(transport):
     with DoubleProcess(flavor="mlx") as double, Bus(transport, {"a": double}, backend=BREAKER).start() as bus:
         bus.load("@", ok=1)
@@ -400,7 +273,7 @@ def test_a_server_that_is_healthy_and_says_nothing(transport):
         returns(bus)
 
 
-@on_each_transport
+@ON_EACH
 def test_another_server_takes_over(transport):
     with DoubleProcess() as first, DoubleProcess() as second, \
             Bus(transport, {"a": first, "b": second}, backend=BREAKER, once="retries_max = 3").start() as bus:
@@ -413,7 +286,7 @@ def test_another_server_takes_over(transport):
         returns(bus)
 
 
-@on_each_transport
+@ON_EACH
 def test_a_kept_connection_that_was_closed_is_made_anew(transport):
     with DoubleProcess(options=["keep_ms=30"]) as double, \
             Bus(transport, {"a": double}, once="retries_max = 2").start() as bus:
@@ -444,7 +317,7 @@ def storm(bus, kills_max, requests, *arguments):
     return figures
 
 
-@on_each_transport
+@ON_EACH
 def test_kills_of_the_bridge_lose_nothing_and_repeat_nothing(transport):
     clients = [f"load{i}" for i in range(4)]
     with DoubleProcess() as double, \
@@ -453,7 +326,7 @@ def test_kills_of_the_bridge_lose_nothing_and_repeat_nothing(transport):
         assert figures["statuses"] == {"ok": 8000}, figures
 
 
-@on_each_transport
+@ON_EACH
 def test_kills_of_the_bridge_ask_nothing_twice(transport):
     clients = [f"load{i}" for i in range(4)]
     with DoubleProcess() as double, \
@@ -464,7 +337,7 @@ def test_kills_of_the_bridge_ask_nothing_twice(transport):
         assert len(bodies) == len(set(bodies)) >= figures["statuses"]["ok"]
 
 
-@on_each_transport
+@ON_EACH
 def test_what_must_not_be_asked_twice_is_not(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
         process = bus.begin_load("--requests", 4, "--prompt", "@ first_ms=100000 once{n}")
@@ -475,7 +348,7 @@ def test_what_must_not_be_asked_twice_is_not(transport):
         assert len(double.requests()) == 4
 
 
-@on_each_transport
+@ON_EACH
 def test_a_dead_bridge_ends_by_the_clients_clock(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
         process = bus.begin_load("--requests", 4, "--prompt", "@ first_ms=100000", "--deadline-ms", 3000,
@@ -485,7 +358,7 @@ def test_a_dead_bridge_ends_by_the_clients_clock(transport):
         bus.end_load(process, local_timeout=4)
 
 
-@on_each_transport
+@ON_EACH
 def test_a_client_that_is_killed_leaves_nothing_behind(transport):
     with DoubleProcess() as double, \
             Bus(transport, {"a": double}, clients=("load", "other")).start() as bus:
@@ -504,7 +377,7 @@ def test_a_client_that_is_killed_leaves_nothing_behind(transport):
         assert json.loads(out)["statuses"] == {"ok": 8}, out
 
 
-@on_each_transport
+@ON_EACH
 def test_a_bridge_with_a_new_file_is_found(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}).start() as bus:
         process = bus.begin_load("--requests", 200, "--outstanding", 4, "--idempotent", "--deadline-ms", 4000,
@@ -518,7 +391,7 @@ def test_a_bridge_with_a_new_file_is_found(transport):
         assert figures["finals"] == 200 and figures["twice"] == 0 and figures["statuses"]["ok"] > 100, figures
 
 
-@on_each_transport
+@ON_EACH
 def test_any_order_of_starting(transport):
     with DoubleProcess() as double, Bus(transport, {"a": double}, backend=BREAKER) as bus:
         double.kill()
@@ -537,7 +410,7 @@ def write(path, text, mode=0o600):
     os.chmod(path, mode)
 
 
-@on_each_transport
+@ON_EACH
 def test_the_key_is_sent_and_its_file_must_be_private(transport):
     with DoubleProcess(key="secret-of-mine") as double, tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "key")
@@ -547,7 +420,7 @@ def test_the_key_is_sent_and_its_file_must_be_private(transport):
             bus.stop()
             assert "secret-of-mine" not in bus.said(bus.bridge)
             os.chmod(path, 0o644)
-            refused = bus.spawn(BRIDGE, "--config", bus.config)
+            refused = bus.spawn(bus.program(), "--config", bus.config)
             refused.communicate(timeout=WAIT_S)
             assert refused.returncode == 1 and path in bus.said(refused), bus.said(refused)
         with Bus(transport, {"a": double}).start() as bus:
@@ -572,7 +445,7 @@ def make_certificates(directory):
             "-extfile", "extensions", "-out", "server.pem")
 
 
-@on_each_transport
+@ON_EACH
 def test_tls(transport):
     with tempfile.TemporaryDirectory() as directory:
         make_certificates(directory)
