@@ -61,7 +61,7 @@ static bool fill(const struct busctl_sample *sample, const struct busctl_item *f
     const struct busctl_item *item = find(sample, first, &figures[i]);
     if (!item)
       return false;
-    memcpy((char *)group + figures[i].offset, &item, sizeof item);
+    *(const struct busctl_item **)(void *)((char *)group + figures[i].offset) = item;
   }
   return true;
 }
