@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 WAIT_S = 120
 
@@ -84,3 +85,35 @@ class DoubleProcess:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
+
+
+class RealServer:
+    """A server of somebody else's with a tiny model, on a port of its own; `command` gets that port behind it."""
+
+    def __init__(self, flavor, command, environment, log):
+        self.flavor, self.log = flavor, log
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        with open(log, "w", encoding="utf-8") as file:
+            self.process = subprocess.Popen([*command, "--port", str(self.port)], stdout=file, stderr=file,
+                                            env={**os.environ, **environment})
+
+    def __enter__(self):
+        try:
+            wait(self.answers, f"the server of {self.log}", self.process)
+        except AssertionError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def answers(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models", timeout=5) as reply:
+                return reply.status == 200
+        except OSError:
+            return False

@@ -117,6 +117,7 @@ def write_gguf(path):
         ("llama.block_count", GGUF_U32, LAYERS), ("llama.feed_forward_length", GGUF_U32, INNER),
         ("llama.attention.head_count", GGUF_U32, HEADS), ("llama.attention.head_count_kv", GGUF_U32, HEADS),
         ("llama.attention.layer_norm_rms_epsilon", GGUF_F32, 1e-5),
+        ("llama.pooling_type", GGUF_U32, 1),  # mean: an embedding is one vector, not one for each token
         ("llama.rope.dimension_count", GGUF_U32, HIDDEN // HEADS),
         ("tokenizer.ggml.model", GGUF_STRING, "gpt2"), ("tokenizer.ggml.pre", GGUF_STRING, "gpt-2"),
         ("tokenizer.ggml.tokens", GGUF_STRING, [*names, "</s>"]),
