@@ -46,6 +46,7 @@ DEFAULTS = {
     "error": "",         # body of an error: object, string, text, empty; "": as the flavor does it
     "stream_error": "",  # an error instead of token N, then [DONE]
     "garbage": "",       # instead of an answer: http, json, binary, sse
+    "replay": "",        # the bytes of this file instead, then close
     "framing": "",       # eof, chunked, length; "": as the flavor does it
     "keep_ms": "",       # close an idle connection so long after its answer; "": as the flavor does it
     "echo": "",          # the first token, with a blank behind
@@ -260,6 +261,10 @@ class Connection:
             raise Ended("cut")  # the real one closes without a byte
         refusal = self.refusal(request, body)
         await self.pause("first_ms")
+        if self.options["replay"]:
+            with open(self.options["replay"], "rb") as file:
+                await self.raw(file.read())
+            raise Ended("cut")
         if self.options["garbage"]:
             await self.garbage(self.options["garbage"])
         if refusal or self.number_of("status") != 200:

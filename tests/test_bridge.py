@@ -69,6 +69,33 @@ def test_each_way_of_answering_is_read(transport):
                 assert figures["text_bytes"] == size, figures
 
 
+# What mlx_lm.server 0.32.2 and the server of llama-cpp-python 0.3.36 answered: kind, status, bytes of text.
+RECORDED = {
+    "mlx_chat": ("chat", "ok", 3), "mlx_completion_length": ("completion", "length", 3),
+    "mlx_bad_request": ("chat", "upstream-4xx", None), "mlx_other_model": ("chat", "upstream-4xx", None),
+    "mlx_not_json": ("chat", "upstream-4xx", None), "mlx_no_path": ("chat", "upstream-4xx", None),
+    "mlx_embedding": ("embedding", "upstream-4xx", None),
+    "mlx_empty_stream_options": ("chat", "truncated", 2),  # [DONE] is missing
+    "llama_cpp_chat": ("chat", "ok", 3), "llama_cpp_completion_length": ("completion", "length", 3),
+    "llama_cpp_other_model": ("chat", "length", 2), "llama_cpp_empty_stream_options": ("chat", "length", 2),
+    "llama_cpp_bad_request": ("chat", "upstream-5xx", None), "llama_cpp_not_json": ("chat", "upstream-5xx", None),
+    "llama_cpp_no_path": ("chat", "upstream-4xx", None),
+    "llama_cpp_too_long": ("completion", "truncated", 0),  # 200, and then nothing
+    "llama_cpp_embedding_pooled": ("embedding", "ok", 4 * 320),
+    "llama_cpp_embedding_unpooled": ("embedding", "upstream-5xx", None)}
+
+
+@ON_EACH
+def test_what_real_servers_answered(transport):
+    answers = os.path.join(os.path.dirname(os.path.abspath(__file__)), "llm_answers")
+    assert sorted(RECORDED) == sorted(name.removesuffix(".http") for name in os.listdir(answers))
+    with DoubleProcess() as double, Bus(transport, {"a": double}, backend="failures_to_open = 1000").start() as bus:
+        for name, (kind, status, size) in RECORDED.items():
+            for drip in (0, 1):
+                figures = bus.load(f"@ replay={answers}/{name}.http drip={drip}", "--kind", kind)
+                assert figures["statuses"] == {status: 1} and size in (None, figures["text_bytes"]), (name, figures)
+
+
 FAULTS = (  # prompt, the statuses that it may end in
     ("@ cut=0", "truncated"), ("@ cut=1", "truncated"), ("@ cut=60", "truncated"), ("@ tokens=9 cut=700", "truncated"),
     ("@ reset=0", "truncated"), ("@ tokens=9 reset=300", "truncated"),
