@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CONNECTIONS_MAX 65536u /* what a transport has room for */
+
 uint32_t bus_bridge_core_connections(const struct bus_bridge_config *config)
 {
   uint32_t count = 0;
@@ -46,7 +48,8 @@ static int check_options(const struct bus_bridge_core_options *options)
                          options->table.count, options->table.entry_bytes);
   for (uint32_t b = 0; b < config->backend_count; b++) {
     const struct bus_bridge_backend_config *backend = &config->backends[b];
-    if (backend->concurrency < 1 || backend->urgent_reserve >= backend->concurrency)
+    if (backend->concurrency < 1 || backend->concurrency > CONNECTIONS_MAX ||
+        backend->urgent_reserve >= backend->concurrency)
       return bus_error_set(BUS_ERROR_INVALID, "server %s: %u requests at a time, %u for urgent",
                            backend->name, backend->concurrency, backend->urgent_reserve);
   }
@@ -60,6 +63,10 @@ static int allocate(struct bus_bridge_core *core)
 {
   const uint32_t count = core->options.table.count;
   core->attempt_count = bus_bridge_core_connections(core->config);
+  if (core->attempt_count == 0 || core->attempt_count > CONNECTIONS_MAX)
+    return bus_error_set(BUS_ERROR_INVALID,
+                         "the servers take %u connections, canaries included: 2..%u",
+                         core->attempt_count, CONNECTIONS_MAX);
   core->requests = calloc(count, sizeof *core->requests);
   core->free_requests = calloc(count, sizeof *core->free_requests);
   core->nodes = calloc(count, sizeof *core->nodes);

@@ -1152,6 +1152,12 @@ Test(bridge_core, refuses_a_configuration_that_cannot_be)
   world->config.backends[0].urgent_reserve = 2;
   cr_assert_eq(bus_bridge_core_new(&options, 1, &world->core), BUS_ERROR_INVALID);
   world->config.backends[0].urgent_reserve = 0;
+  world->config.backends[0].concurrency = UINT32_MAX;
+  cr_assert_eq(bus_bridge_core_new(&options, 1, &world->core), BUS_ERROR_INVALID);
+  world->config.backends[0].concurrency = 65536;
+  cr_assert_eq(bus_bridge_core_new(&options, 1, &world->core), BUS_ERROR_INVALID);
+  cr_assert_not_null(strstr(bus_error_message(), "65543 connections"));
+  world->config.backends[0].concurrency = 2;
   options.table.count = 1;
   cr_assert_eq(bus_bridge_core_new(&options, 1, &world->core), BUS_ERROR_INVALID);
   options.table.count = TABLE_COUNT;
