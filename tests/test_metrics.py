@@ -608,12 +608,26 @@ def drops_raise_an_alarm_on_the_page():
         server.stop()
 
 
+def the_page_shows_servers_and_classes():
+    with Bus() as bus, Server(bus) as server, Browser() as browser:
+        browser.open(server)
+        until("an empty bus", lambda: "no member yet" in browser.text("#members"))
+        assert not browser.driver.find_element("css selector", "#servers").is_displayed()
+        start_bridge(bus, server)
+        until("a server", lambda: "bridge/mac" in browser.rows("servers"))
+        until("a class", lambda: "bridge/fast" in browser.rows("classes"))
+        assert browser.driver.find_element("css selector", "#servers").is_displayed()
+        assert not browser.mistakes()
+        server.stop()
+
+
 TESTS = [
     the_text_is_what_info_says, promtool_has_nothing_to_say, figures_move_and_the_snapshot_is_that_of_top,
     it_answers_what_it_has_and_refuses_the_rest, it_listens_here_unless_told_otherwise, connections_are_bounded,
     it_outlives_the_bus, it_never_writes_to_the_bus, scribbled_figures_are_shown_as_figures,
     servers_and_classes_are_seen, the_dashboard_asks_for_what_is_there, a_real_prometheus_answers_the_dashboard, the_page_shows_a_bus_at_work,
-    the_page_survives_its_server_and_shows_the_dead, the_page_takes_names_as_text, drops_raise_an_alarm_on_the_page]
+    the_page_survives_its_server_and_shows_the_dead, the_page_takes_names_as_text, drops_raise_an_alarm_on_the_page,
+    the_page_shows_servers_and_classes]
 
 if __name__ == "__main__":
     tap.main(TESTS, sys.argv[3:])
