@@ -4,7 +4,12 @@
  * One request: claimed from its port -> admitted or rejected -> waits in its class (urgent first,
  * then earliest deadline) -> an attempt on a server of the class -> retried, hedged -> decided ->
  * final reply. Every request that was claimed ends in exactly one final reply, at its deadline at
- * the latest, unless its client's file is gone. */
+ * the latest, unless its client's file is gone.
+ *
+ * What may be asked twice (IDEMPOTENT) is retried; anything else only while no byte was sent, or
+ * after a 429 or 503, which say that nothing was done. It also gets no connection that was idle for
+ * a second: the server may be closing it. Where no answer came, the text of BAD_REQUEST,
+ * UPSTREAM_4XX and UPSTREAM_5XX says why. */
 #ifndef SIGNALBUS_BRIDGE_CORE_H
 #define SIGNALBUS_BRIDGE_CORE_H
 
