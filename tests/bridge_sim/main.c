@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,8 +14,8 @@
 #define TAIL_LINES     80
 #define COVERAGE_SEEDS 1000u /* so many must meet everything that there is to meet */
 #define AGAIN_EVERY    64u   /* each such run is repeated, and must be the same */
-#define SECONDS_MAX    30u   /* for a thousandth of a second's work: it hangs */
-#define ALARM_EVERY    256u
+#define SECONDS_MAX    5 /* of CPU time for so many runs, a tenth of a second's work: it hangs */
+#define TIMER_EVERY    64u
 
 /* What a worker tells its parent, in shared memory. */
 struct result {
@@ -39,14 +40,21 @@ static void add_coverage(struct sim_coverage *to, const struct sim_coverage *fro
     sums[i] += counts[i];
 }
 
+/* The process's own CPU time, whatever else the machine does: SIGVTALRM ends it. */
+static void limit_time(void)
+{
+  const struct itimerval limit = {.it_value.tv_sec = SECONDS_MAX};
+  setitimer(ITIMER_VIRTUAL, &limit, NULL);
+}
+
 static void work(const struct options *options, uint32_t job, struct result *result)
 {
   struct sim_world *world = sim_world_new();
   if (!world)
     _exit(2);
   for (uint64_t i = job; i < options->seeds; i += options->jobs) {
-    if (i / options->jobs % ALARM_EVERY == 0)
-      alarm(SECONDS_MAX);
+    if (i / options->jobs % TIMER_EVERY == 0)
+      limit_time();
     result->seed = options->from + i;
     bool good = sim_world_run(world, result->seed, NULL);
     if (good && i % AGAIN_EVERY == 0) {
@@ -96,7 +104,7 @@ static void show_apart(uint64_t seed)
   fflush(stdout);
   pid_t child = fork();
   if (child == 0) {
-    alarm(SECONDS_MAX);
+    limit_time();
     show(seed, false);
     fflush(stdout);
     _exit(0);
@@ -122,7 +130,7 @@ static struct result *run_all(const struct options *options, struct result *resu
     int status = 0;
     struct result *result = &results[job];
     if (children[job] < 0 || waitpid(children[job], &status, 0) < 0 || status != 0) {
-      const bool hung = WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
+      const bool hung = WIFSIGNALED(status) && WTERMSIG(status) == SIGVTALRM;
       snprintf(result->failure, sizeof result->failure, "%s", hung ? "hang" : "crash");
       snprintf(result->text, sizeof result->text, "the worker ended with wait status %d", status);
       result->failed = true;

@@ -56,7 +56,7 @@ MUTANTS = {
         "  bus_bridge_heap_set(&core->deadlines, id, entry->request.deadline_ns);\n", ""),
     "retries-what-is-not-idempotent": (
         "what failed is asked again, idempotent or not", "bridge_outcome.c",
-        "  if (!repeatable ||\n", "  if (\n"),
+        "!repeatable || request->retries >=", "request->retries >="),
     "retries-without-end": (
         "retries are not counted", "bridge_outcome.c", "  request->retries++;\n", ""),
     "partials-from-the-start": (
@@ -82,10 +82,9 @@ MUTANTS = {
         "the breaker opens a failure late", "bridge_backend.c",
         "backend->failures >= backend->config->failures_to_open",
         "backend->failures > backend->config->failures_to_open"),
-    "breaker-lets-through": (
-        "requests go to a server whose breaker is open", "bridge_backend.c",
-        "  if (!bus_bridge_backend_up(backend) || backend->paused_until_ns > now_ns ||",
-        "  if (backend->paused_until_ns > now_ns ||"),
+    "breaker-stays-closed": (
+        "the breaker never opens", "bridge_backend.c",
+        "  if (opens)\n    open_breaker(backend, now_ns);\n", "  (void)open_breaker;\n"),
     "connections-left-open": (
         "a core that ends leaves its connections open", "bridge_core.c",
         "    bus_bridge_attempt_close(&core->attempts[slot], core->options.transport);\n"
