@@ -274,7 +274,7 @@ static int open_core(struct bus_bridge *bridge)
 {
   uint64_t seed = bus_clock_ticks();
   if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != (ssize_t)sizeof seed)
-    seed ^= (uint64_t)bridge->loop.random; /* only who waits how long depends on it */
+    seed ^= bridge->loop.random; /* only who waits how long depends on it */
   struct bus_bridge_core_options options = {
       .config = &bridge->config,
       .table = {bus_member_object(bridge->member, BUS_OBJECT_TABLE, BUS_BRIDGE_TABLE_NAME),
