@@ -229,11 +229,12 @@ int bus_llm_client_new(struct bus_member *member, const struct bus_llm_client_op
                           bus_llm_slot_text_bytes(options.record_bytes);
   client->text = malloc((size_t)client->text_capacity + 1);
   client->table = calloc(options.outstanding_max, sizeof *client->table);
-  if (client->text && client->table)
-    error = begin(client);
-  else
-    error = bus_error_set(BUS_ERROR_NO_SPACE, "no memory for answers of %u bytes",
-                          client->text_capacity);
+  if (!client->text || !client->table) {
+    bus_llm_client_delete(client);
+    return bus_error_set(BUS_ERROR_NO_SPACE, "no memory for answers of %u bytes",
+                         options.answer_bytes_max);
+  }
+  error = begin(client);
   if (error) {
     bus_llm_client_delete(client);
     return error;
