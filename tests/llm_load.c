@@ -79,9 +79,9 @@ static uint64_t number(const char *text)
 static uint8_t kind_of(const char *text)
 {
   static const char *const kinds[] = {"", "chat", "completion", "embedding"};
-  for (uint8_t i = 1; i < BUS_COUNT_OF(kinds); i++) {
+  for (size_t i = 1; i < BUS_COUNT_OF(kinds); i++) {
     if (!strcmp(kinds[i], text))
-      return i;
+      return (uint8_t)i;
   }
   fprintf(stderr, "llm_load: no kind '%s'\n", text);
   exit(2);
@@ -391,7 +391,7 @@ int main(int argc, char **argv)
   load.text = malloc(2 * PROMPT_BYTES);
   if (!load.table || !load.latency_ns || !load.text) {
     fputs("llm_load: out of memory\n", stderr);
-    return 1;
+    exit(1);
   }
   bus_loop_handle_signals();
   open_clients(&load);
