@@ -10,7 +10,7 @@ static uint32_t index_of(const struct sim_world *world, const struct sim_request
 
 static bool begins(const char *whole, uint32_t whole_bytes, const char *part, uint32_t part_bytes)
 {
-  return part_bytes <= whole_bytes && memcmp(whole, part, part_bytes) == 0;
+  return part_bytes == 0 || (part_bytes <= whole_bytes && memcmp(whole, part, part_bytes) == 0);
 }
 
 /* Some server said this for the request, from the beginning on. */
@@ -35,7 +35,7 @@ static bool is_whole(const struct sim_world *world, uint32_t request, const char
     const struct sim_attempt *attempt = &world->attempts[i];
     if (attempt->request == request && attempt->good && attempt->length == length &&
         attempt->delivered >= attempt->done_offset && attempt->text_bytes == bytes &&
-        memcmp(attempt->text, text, bytes) == 0 &&
+        begins(attempt->text, attempt->text_bytes, text, bytes) &&
         strcmp(world->config.backends[attempt->backend].name, backend) == 0)
       return true;
   }
@@ -239,7 +239,7 @@ static bool is_piece(const struct sim_world *world, uint32_t request,
     const bool reasoning = reply->flags & BUS_LLM_REASONING;
     const char *text = reasoning ? attempt->reasoning : attempt->text;
     const uint32_t bytes = reasoning ? attempt->reasoning_bytes : attempt->text_bytes;
-    if (reply->text_offset <= bytes &&
+    if (text && reply->text_offset <= bytes &&
         begins(text + reply->text_offset, bytes - reply->text_offset, piece, reply->fragment_bytes))
       return true;
   }
