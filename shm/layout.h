@@ -204,8 +204,9 @@ BUS_STATIC_ASSERT(sizeof(struct bus_ring_header) == BUS_RING_HEADER_BYTES, "slot
 /* Bytes that an object of this type, record_size and depth takes, 0 when the parameters are out of
  * range: ring record_size 64..1 MiB, a multiple of 64; boards hold signals of 64; ring depth a
  * power of two, 4..2^30, and a policy of the enum; board depth 1..65536; symbols 1..65535; text
- * depth (bytes) 1..65536; table record_size as a ring's, depth 1..65536; staging record_size 4 KiB..16 MiB, a multiple of 4 KiB, and depth
- * 4..1024; position, counter and histogram depth 1. Pure. */
+ * depth (bytes) 1..65536; table record_size as a ring's, depth 1..65536; staging record_size 4
+ * KiB..16 MiB, a multiple of 4 KiB, and depth 4..1024; position, counter and histogram depth 1.
+ * Pure. */
 BUS_EXPORT uint64_t bus_layout_object_bytes(const struct bus_entry *entry);
 
 /* What the offset of an object of this type is a multiple of, bytes. Pure. */
