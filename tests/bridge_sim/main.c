@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -121,6 +122,7 @@ static struct result *run_all(const struct options *options, struct result *resu
     fflush(stdout);
     children[job] = fork();
     if (children[job] == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
       work(options, job, &results[job]);
       _exit(0);
     }
