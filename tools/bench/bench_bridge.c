@@ -10,7 +10,6 @@
 #include "tools/bench/llm_double.h"
 
 #include <inttypes.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,19 +21,32 @@
 #define CROWD_FACTOR  10u /* questions of the crowd for each single one */
 #define WARM_UP       100u
 
-enum way { WAY_DIRECT, WAY_NGINX, WAY_LITELLM, WAY_SPIN, WAY_BACKOFF, WAY_EPOLL, WAY_COUNT };
+#define ASLEEP_NS     5000000u /* the bridge has stopped spinning long before */
+
+enum way {
+  WAY_DIRECT,
+  WAY_NGINX,
+  WAY_LITELLM,
+  WAY_SPIN,
+  WAY_EPOLL,
+  WAY_BACKOFF,
+  WAY_ASLEEP,
+  WAY_COUNT
+};
 
 static const struct {
   const char *name;
   const char *transport; /* of the bridge; NULL: HTTP */
   const char *idle;
+  uint64_t interval_ns; /* between an answer and the next question */
 } ways[WAY_COUNT] = {
-    [WAY_DIRECT] = {"straight to the server", NULL, NULL},
-    [WAY_NGINX] = {"through nginx", NULL, NULL},
-    [WAY_LITELLM] = {"through LiteLLM", NULL, NULL},
-    [WAY_SPIN] = {"through the bridge, spinning", "io_uring", "spin"},
-    [WAY_BACKOFF] = {"through the bridge, backing off", "io_uring", "backoff"},
-    [WAY_EPOLL] = {"through the bridge, spinning on epoll", "epoll", "spin"},
+    [WAY_DIRECT] = {"straight to the server", NULL, NULL, 0},
+    [WAY_NGINX] = {"nginx", NULL, NULL, 0},
+    [WAY_LITELLM] = {"LiteLLM", NULL, NULL, 0},
+    [WAY_SPIN] = {"bus-bridge, spinning", "io_uring", "spin", 0},
+    [WAY_EPOLL] = {"bus-bridge, spinning, epoll", "epoll", "spin", 0},
+    [WAY_BACKOFF] = {"bus-bridge, backing off", "io_uring", "backoff", 0},
+    [WAY_ASLEEP] = {"bus-bridge, asleep before each", "io_uring", "backoff", ASLEEP_NS},
 };
 
 /* Own options. */
@@ -95,16 +107,17 @@ static int ask_loaded_bridge(struct run *run, struct group *group, struct bridge
                              struct bus_histogram *scratch, uint32_t trial)
 {
   uint64_t took_ns;
-  int error = bridge_load_run(load, 1, WARM_UP, scratch, &took_ns);
+  int error = bridge_load_run(load, 1, WARM_UP, 0, scratch, &took_ns);
   if (!error)
-    error = bridge_load_run(load, 1, run->count, &group->answer->histograms[trial], &took_ns);
+    error = bridge_load_run(load, 1, run->count, ways[group->way].interval_ns,
+                            &group->answer->histograms[trial], &took_ns);
   if (!error)
     error = bridge_load_read(load, "in_ns", &group->in->histograms[trial]);
   if (!error)
     error = bridge_load_read(load, "out_ns", &group->out->histograms[trial]);
   const uint64_t crowd = run->count * CROWD_FACTOR;
   if (!error)
-    error = bridge_load_run(load, CROWD, crowd, scratch, &took_ns);
+    error = bridge_load_run(load, CROWD, crowd, 0, scratch, &took_ns);
   if (!error)
     group->rate->values[trial] = (double)crowd * 1e9 / (double)took_ns;
   return error;
@@ -141,11 +154,7 @@ static int measure_trial(void *context, uint32_t index, uint32_t trial)
 static int serve(void *context)
 {
   struct run *run = context;
-  cpu_set_t all;
-  memset(&all, 0xff, sizeof all);
-  sched_setaffinity(0, sizeof all,
-                    &all); /* it runs where there is room, as its clients' peer does */
-  alarm(0);
+  alarm(0); /* it outlives the repetition that it is started in */
   return llm_double_serve(run->listener);
 }
 
@@ -181,7 +190,8 @@ static int start_all(struct run *run)
   run->listener = llm_double_listen(&run->place.server_port);
   if (run->listener < 0)
     return run->listener;
-  pid_t server = bench_fork(run->place.core, run->place.parent_core, serve, run);
+  /* Client and server share a core, so that whatever stands between them has the other alone. */
+  pid_t server = bench_fork(run->place.parent_core, run->place.parent_core, serve, run);
   if (server < 0)
     return (int)server;
   run->server = server;
@@ -218,19 +228,13 @@ static void find_bridge(struct run *run)
 
 static void add_notes(struct run *run)
 {
-  struct bench_summary direct, nginx = {0}, summary;
+  struct bench_summary direct, summary;
   bench_report_summarize(run->report, run->groups[0].answer, &direct);
   for (uint32_t i = 1; i < run->group_count; i++) {
     const struct group *group = &run->groups[i];
     bench_report_summarize(run->report, group->answer, &summary);
-    const double added_us = (summary.p50 - direct.p50) / 1e3;
-    if (group->way == WAY_NGINX)
-      nginx = summary;
-    bench_report_note(run->report, "added, %s: %.1f us at the median", ways[group->way].name,
-                      added_us);
-    if (ways[group->way].transport && nginx.count)
-      bench_report_note(run->report, "ratio, %s / nginx, added: %.2f", ways[group->way].name,
-                        (summary.p50 - direct.p50) / (nginx.p50 - direct.p50));
+    bench_report_note(run->report, "adds: %s: %.1f us at the median", ways[group->way].name,
+                      (summary.p50 - direct.p50) / 1e3);
   }
 }
 
@@ -310,14 +314,15 @@ const struct bench bench_bridge = {
         "\n"
         "Asks a server on this machine that answers at once: straight, through nginx as a plain\n"
         "proxy, through LiteLLM, and through the bus and bus-bridge; one question at a time, then\n"
-        "64 at a time. What a way takes beyond the straight one is what its gateway adds.\n"
+        "64 at a time. What a way takes beyond the straight one is what its gateway adds. Client\n"
+        "and server share one core, the gateway has the other.\n"
         "\n"
         "  --count N           single questions of a repetition (default 2000; LiteLLM 1/20 of\n"
         "                      it); ten times as many 64 at a time\n"
         "  --nginx PROGRAM     default nginx\n"
         "  --litellm PROGRAM   default litellm; 'none' leaves it out\n"
         "  --bridge PROGRAM    default: bus-bridge beside this program\n"
-        "  --cores A,B         the client's and the bridge's (default: the first two allowed)\n",
+        "  --cores A,B         of client and server, and of the gateway (default: the first two)\n",
     .options = bridge_options,
     .count_default = COUNT_DEFAULT,
     .take_option = take_option,

@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define OUTSTANDING_MAX 256u
@@ -85,7 +86,7 @@ static int check(const struct bus_llm_client_reply *reply)
 }
 
 int bridge_load_run(struct bridge_load *load, uint32_t outstanding, uint64_t requests,
-                    struct bus_histogram *latency_ns, uint64_t *took_ns)
+                    uint64_t interval_ns, struct bus_histogram *latency_ns, uint64_t *took_ns)
 {
   struct bus_llm_client_reply reply;
   const uint64_t start_ns = bench_now_ns();
@@ -109,6 +110,10 @@ int bridge_load_run(struct bridge_load *load, uint32_t outstanding, uint64_t req
     bus_histogram_record(latency_ns, bench_now_ns() - reply.submitted_ns);
     error = check(&reply);
     done++;
+    if (interval_ns) {
+      const struct timespec pause = {0, (long)interval_ns};
+      nanosleep(&pause, NULL);
+    }
   }
   *took_ns = bench_now_ns() - start_ns;
   return error ? error : bench_stop_error();

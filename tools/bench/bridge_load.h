@@ -13,10 +13,10 @@ struct bridge_load;
 int bridge_load_new(const char *directory, struct bridge_load **load);
 void bridge_load_delete(struct bridge_load *load);
 
-/* As http_load_run: `requests` in all, `outstanding` (1..256) at a time. Polls, giving its core
- * away between two polls. */
+/* As http_load_run: `requests` in all, `outstanding` (1..256) at a time, with a sleep of
+ * `interval_ns` (below 1 s) after each answer. Polls, giving its core away between two polls. */
 int bridge_load_run(struct bridge_load *load, uint32_t outstanding, uint64_t requests,
-                    struct bus_histogram *latency_ns, uint64_t *took_ns);
+                    uint64_t interval_ns, struct bus_histogram *latency_ns, uint64_t *took_ns);
 
 /* Copies a histogram of the bridge's member file; empty when there is none of that name. */
 int bridge_load_read(struct bridge_load *load, const char *name, struct bus_histogram *copy);

@@ -6,7 +6,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,16 +20,11 @@ struct launch {
   const char *program;
   char *const *arguments;
   const char *log;
-  bool anywhere; /* not pinned to the core where it starts */
 };
 
 static int become(void *context)
 {
   const struct launch *launch = context;
-  cpu_set_t all;
-  memset(&all, 0xff, sizeof all);
-  if (launch->anywhere)
-    sched_setaffinity(0, sizeof all, &all);
   alarm(0); /* gateways outlive the repetition that they are started in */
   int log = open(launch->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (log >= 0) {
@@ -142,7 +136,7 @@ int gateway_start_nginx(const struct gateway_place *place, const char *program,
   if (!error)
     error = write_file(configuration, text);
   char *const arguments[] = {(char *)(uintptr_t)program, "-p", prefix, "-c", configuration, NULL};
-  const struct launch launch = {program, arguments, log, true};
+  const struct launch launch = {program, arguments, log};
   if (!error)
     error = start(place, &launch, gateway);
   return error ? error : wait_for_port(gateway, "nginx", log);
@@ -178,7 +172,7 @@ int gateway_start_litellm(const struct gateway_place *place, const char *program
                              "--num_workers",
                              "1",
                              NULL};
-  const struct launch launch = {program, arguments, log, true};
+  const struct launch launch = {program, arguments, log};
   if (!error)
     error = start(place, &launch, gateway);
   return error ? error : wait_for_port(gateway, "LiteLLM", log);
@@ -216,7 +210,7 @@ int gateway_start_bridge(const struct gateway_place *place, const char *program,
                              "--idle",
                              (char *)(uintptr_t)idle,
                              NULL};
-  const struct launch launch = {program, arguments, log, false};
+  const struct launch launch = {program, arguments, log};
   return error ? error : start(place, &launch, gateway);
 }
 
