@@ -39,13 +39,13 @@ static int attach(struct bridge_load *load, const char *directory)
   return error ? bus_error_context(error, "waiting for bus-bridge") : BUS_OK;
 }
 
-int bridge_load_new(const char *directory, struct bridge_load **made)
+int bridge_load_new(const char *directory, struct bridge_load **result)
 {
   const struct bus_llm_client_options options = {.outstanding_max = OUTSTANDING_MAX,
                                                  .request_depth = 2 * OUTSTANDING_MAX,
                                                  .answer_bytes_max = ANSWER_BYTES};
   struct bridge_load *load = calloc(1, sizeof *load);
-  *made = load;
+  *result = load;
   if (!load)
     return bus_error_set(BUS_ERROR_NO_SPACE, "out of memory");
   int error = bus_llm_client_open(directory, "bench", &options, &load->client);

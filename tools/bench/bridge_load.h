@@ -10,7 +10,7 @@ struct bridge_load;
 
 /* Makes the member "bench" on the bus `directory`, and waits until the bridge "bridge" there takes
  * its requests (10 s at most). Returns BUS_OK or a negative error with a message. */
-int bridge_load_new(const char *directory, struct bridge_load **load);
+int bridge_load_new(const char *directory, struct bridge_load **result);
 void bridge_load_delete(struct bridge_load *load);
 
 /* As http_load_run: `requests` in all, `outstanding` (1..256) at a time, with a sleep of
