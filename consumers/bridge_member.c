@@ -136,16 +136,16 @@ static const char *breaker_name(uint32_t breaker)
   return breaker < BUS_COUNT_OF(names) ? names[breaker] : "?";
 }
 
-/* What a person sees in `signal-busctl info` and in a dump of the file. */
+/* What a person sees in `signal-busctl info` and in a dump of the file: on one line. */
 static void write_text(struct bus_bridge *bridge)
 {
   char text[TEXT_BYTES];
   bus_bridge_transport_print(&bridge->transport, text, sizeof text);
-  size_t length = strlen(text);
+  size_t length = strcspn(text, "\n");
   for (uint32_t i = 0; i < bridge->config.backend_count && length < sizeof text; i++) {
     struct bus_bridge_backend_view view;
     bus_bridge_core_backend(bridge->core, i, &view);
-    length += (size_t)snprintf(text + length, sizeof text - length, "%s %s: %s, %u in flight%s%s\n",
+    length += (size_t)snprintf(text + length, sizeof text - length, "; %s %s: %s, %u in flight%s%s",
                                bridge->config.backends[i].name, bridge->config.backends[i].host,
                                breaker_name(view.breaker), view.in_flight,
                                view.reason[0] ? "; last failure: " : "", view.reason);
