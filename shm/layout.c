@@ -183,7 +183,7 @@ const char *bus_backing_name(uint32_t backing)
 const char *bus_object_type_name(uint32_t type)
 {
   static const char *const names[] = {NULL,    "ring",    "position", "counter", "histogram",
-                                      "board", "symbols", "text",     "staging"};
+                                      "board", "symbols", "text",     "staging", "table"};
   return name_of(type, names, BUS_COUNT_OF(names));
 }
 

@@ -524,8 +524,8 @@ def info_and_top_are_valid_and_agree():
         assert len(views) == 2
         once = json.loads(busctl("top", "--once", "--json", "--interval-ms", "200", "--bus", bus.directory)[0])
         for view in views + [once]:
-            assert sorted(view) == ["counters_changed", "directory", "histograms", "interval_ns", "members",
-                                    "positions", "rings"]
+            assert sorted(view) == ["classes", "counters_changed", "directory", "histograms", "interval_ns", "members",
+                                    "positions", "rings", "servers"]
             assert view["interval_ns"] >= 100_000_000
             assert [member["name"] for member in view["members"]] == ["busctl", "feed", "infer", "trader"]
             assert {(ring["member"], ring["name"]) for ring in view["rings"]} == \
