@@ -305,8 +305,8 @@ def npy_is_a_plain_array():
         replay("export", "--format", "npy", capture, place.path("npy"))
         path = place.path("npy", "infer.signals.npy")
         with open(path, "rb") as file:
-            header, data = file.read(1024), file.read()
-        assert header[:8] == b"\x93NUMPY\x01\x00" and struct.unpack("<H", header[8:10])[0] == 1014
+            header, data = file.read(2048), file.read()
+        assert header[:8] == b"\x93NUMPY\x01\x00" and struct.unpack("<H", header[8:10])[0] == 2038
         assert b"'shape': (50,)" in header and len(data) == 50 * 64
         assert struct.unpack_from("<Q", data, 64 + 56)[0] == 2
         check = ("import numpy, sys\n"
