@@ -229,7 +229,7 @@ static void client_ask(struct client *client, uint64_t id, uint8_t flags, const 
 {
   struct bus_llm_request *request = bus_producer_reserve(&client->requests);
   cr_assert_not_null(request);
-  memset(request, 0, sizeof *request);
+  *request = (struct bus_llm_request){0};
   request->id = id;
   request->submitted_ns = bus_clock_monotonic_ns();
   request->deadline_ns = request->submitted_ns + 60000000000u;
