@@ -319,34 +319,36 @@ static void a_silent_server_times_out(const struct kind *kind)
   close(listener);
 }
 
-static void a_thousand_at_a_time(const struct kind *kind)
+static void hundreds_at_a_time(const struct kind *kind)
 {
-  begin(kind, 1000);
+  /* A handshake takes milliseconds of the one thread here, under an emulator tens of them. */
+  const uint32_t many = kind_client_tls(kind) ? 200 : 1000;
+  begin(kind, many);
   poll_events_max = 256;
   struct server *server = serve(kind, echo, 0);
-  for (int i = 0; i < 1000; i++)
+  for (uint32_t i = 0; i < many; i++)
     stream_open(&server->peer);
   cr_assert_eq(transport->operations->open(transport, &server->peer), BUS_ERROR_NO_SPACE);
   uint32_t done = 0;
-  for (uint32_t i = 0; i < 1000; i++) {
+  for (uint32_t i = 0; i < many; i++) {
     PUMP_UNTIL(streams[i].connected || streams[i].failed);
     cr_assert(streams[i].connected, "%u: %s", i, strerror(streams[i].error));
   }
   for (uint32_t round = 0; round < 3; round++) {
-    for (uint32_t i = 0; i < 1000; i++)
+    for (uint32_t i = 0; i < many; i++)
       stream_send(&streams[i], 100 + i * 3);
-    for (uint32_t i = 0; i < 1000; i++)
+    for (uint32_t i = 0; i < many; i++)
       PUMP_UNTIL(streams[i].received == streams[i].sent);
   }
-  for (uint32_t i = 0; i < 1000; i++)
+  for (uint32_t i = 0; i < many; i++)
     done += !streams[i].failed && !streams[i].closed;
-  cr_assert_eq(done, 1000);
-  for (uint32_t i = 0; i < 1000; i++)
+  cr_assert_eq(done, many);
+  for (uint32_t i = 0; i < many; i++)
     stream_close(&streams[i]);
   /* All of it again at once, although the closed ones may still be known to the kernel. */
-  for (int i = 0; i < 1000; i++)
+  for (uint32_t i = 0; i < many; i++)
     stream_open(&server->peer);
-  for (uint32_t i = 0; i < 1000; i++)
+  for (uint32_t i = 0; i < many; i++)
     PUMP_UNTIL(streams[i].connected);
   finish_test();
   server_stop(server);
@@ -712,7 +714,7 @@ ON_ALL_KINDS(takes_single_bytes_and_the_end)
 ON_ALL_KINDS(a_reset_comes_behind_the_data)
 ON_ALL_KINDS(a_refused_connection_fails)
 ON_ALL_KINDS(a_silent_server_times_out)
-ON_ALL_KINDS(a_thousand_at_a_time)
+ON_ALL_KINDS(hundreds_at_a_time)
 ON_ALL_KINDS(eight_mebibytes_each_way)
 ON_ALL_KINDS(what_is_not_taken_is_bounded)
 ON_ALL_KINDS(close_at_any_time)
