@@ -22,7 +22,7 @@ from llm_servers import WAIT_S, RealServer, wait
 
 Bus.build = os.path.abspath(sys.argv[1])
 ASK = os.path.join(Bus.build, "consumers", "bus-ask")
-INSTALL_S = int(os.environ.get("LLM_SERVERS_S", "600"))
+INSTALL_S = int(os.environ.get("LLM_SERVERS_S", "420"))
 MLX = ("mlx-lm[cpu]==0.32.2",)
 LLAMA = ("llama-cpp-python[server]==0.3.36",)
 OPTIONS = "tokens_max = 8000\nretries_max = 0"
