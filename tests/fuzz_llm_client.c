@@ -112,11 +112,16 @@ static void submit(uint64_t ids[REQUESTS])
   bus_consumer_publish(&requests.consumer);
 }
 
-/* Takes what there is; `ended`: who has had a final. */
+/* Takes what there is; `ended`: who has had a final. A poll looks at one ring of slots at most: the
+ * one behind it sees that no more is there, and says so to the bridge. */
 static void take_all(const uint64_t ids[REQUESTS], bool ended[REQUESTS])
 {
   struct bus_llm_client_reply reply;
-  while (bus_llm_client_poll(client, now_ns, &reply)) {
+  for (int idle = 0; idle < 2;) {
+    if (!bus_llm_client_poll(client, now_ns, &reply)) {
+      idle++;
+      continue;
+    }
     require(reply.context < REQUESTS && reply.header.id == ids[reply.context], "not asked");
     require(!ended[reply.context], "a reply behind the final one");
     require(reply.header.text_bytes <= ANSWER_BYTES, "longer than there is room");
@@ -126,29 +131,59 @@ static void take_all(const uint64_t ids[REQUESTS], bool ended[REQUESTS])
   }
 }
 
-/* One slot: a byte that says whose id it gets (or its own), then what stands in the slot. */
-static size_t write_slot(const uint64_t ids[REQUESTS], const uint8_t *data, size_t size)
+static unsigned char *reserve(void)
 {
   unsigned char *slot = bus_producer_reserve(&replies);
-  const size_t bytes = size - 1 < RECORD_BYTES - 8 ? size - 1 : RECORD_BYTES - 8;
   require(slot != NULL, "the client keeps what it has read");
   memset(slot, 0, RECORD_BYTES - 8);
+  return slot;
+}
+
+/* A slot as it comes: a byte that says whose id it gets (or its own), then what stands in it. */
+static size_t write_raw(const uint64_t ids[REQUESTS], const uint8_t *data, size_t size)
+{
+  unsigned char *slot = reserve();
+  const size_t bytes = size - 1 < RECORD_BYTES - 8 ? size - 1 : RECORD_BYTES - 8;
   memcpy(slot, data + 1, bytes);
-  if (data[0] < 0xc0)
+  if (data[0] < 0x60)
     memcpy(slot, &ids[data[0] % REQUESTS], sizeof ids[0]);
   bus_producer_commit(&replies);
   return 1 + bytes;
+}
+
+/* The next fragment of a message as a bridge would write it, but for one byte of its header:
+ * {whose, bytes of text and of the message in fragments, which byte is wrong, by how much}. */
+static size_t write_fragment(const uint64_t ids[REQUESTS], const uint8_t *data,
+                             struct bus_llm_reply *message)
+{
+  unsigned char *slot = reserve();
+  if (data[0] & 0x40 || message->fragment == message->fragments)
+    *message = (struct bus_llm_reply){.id = ids[data[0] % REQUESTS],
+                                      .kind = BUS_LLM_FINAL,
+                                      .status = BUS_LLM_OK,
+                                      .text_bytes = data[1],
+                                      .fragments = (uint16_t)(1 + data[1] / 56)};
+  message->fragment_bytes = data[0] & 0x20 ? data[1] % 57 : 56;
+  memcpy(slot, message, sizeof *message);
+  if (data[2] < sizeof *message)
+    slot[data[2]] ^= data[3];
+  bus_producer_commit(&replies);
+  message->fragment++;
+  message->text_offset += message->fragment_bytes;
+  return 4;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
   uint64_t ids[REQUESTS];
   bool ended[REQUESTS] = {false};
+  struct bus_llm_reply message = {0};
   if (!client)
     start();
   submit(ids);
   for (uint32_t slots = 1; size > 0; slots++) {
-    const size_t taken = write_slot(ids, data, size);
+    const size_t taken = data[0] & 0x80 && size >= 4 ? write_fragment(ids, data, &message)
+                                                     : write_raw(ids, data, size);
     data += taken;
     size -= taken;
     if (slots % REPLY_DEPTH == 0)
