@@ -227,3 +227,47 @@ Test(busctl_sample, files_of_others_and_the_dead_are_shown)
   busctl_sample_free(&bench.now);
   bus_member_leave(bench.feed, BUS_STATE_HALT);
 }
+
+/* Questions to language models have an age since they were asked, answers since they were given. */
+Test(busctl_sample, questions_and_answers_have_an_age)
+{
+  static const struct bus_object_spec rings[] = {{.type = BUS_OBJECT_RING,
+                                                  .name = "asked",
+                                                  .record_type = BUS_RECORD_LLM_REQUEST,
+                                                  .record_size = 192,
+                                                  .policy = BUS_POLICY_OVERWRITE,
+                                                  .depth = DEPTH},
+                                                 {.type = BUS_OBJECT_RING,
+                                                  .name = "answered",
+                                                  .record_type = BUS_RECORD_LLM_REPLY,
+                                                  .record_size = 192,
+                                                  .policy = BUS_POLICY_OVERWRITE,
+                                                  .depth = DEPTH}};
+  struct bench bench;
+  open_bench(&bench);
+  struct bus_member *asker = fixture_member("asker", rings, BUS_COUNT_OF(rings), 0);
+  bus_member_run(asker);
+  take(&bench, &bench.before);
+  const uint64_t time_ns = bus_clock_monotonic_ns() - 3000000000u;
+  for (size_t i = 0; i < BUS_COUNT_OF(rings); i++) {
+    struct bus_producer producer;
+    bus_producer_init(&producer, bus_member_object(asker, BUS_OBJECT_RING, rings[i].name),
+                      bus_member_entry(asker, BUS_OBJECT_RING, rings[i].name),
+                      bus_member_header(asker)->instance);
+    void *slot = bus_producer_reserve(&producer);
+    if (i == 0)
+      *(struct bus_llm_request *)slot = (struct bus_llm_request){.submitted_ns = time_ns};
+    else
+      *(struct bus_llm_reply *)slot = (struct bus_llm_reply){.done_ns = time_ns};
+    bus_producer_commit(&producer);
+    bus_producer_report(&producer);
+  }
+  take(&bench, &bench.now);
+  compare(&bench);
+  for (size_t i = 0; i < BUS_COUNT_OF(rings); i++) {
+    const struct busctl_ring *ring = &find(&bench, BUS_OBJECT_RING, rings[i].name)->item->ring;
+    cr_expect(ring->age_known && ring->newest_age_ns >= 3000000000u, "%s", rings[i].name);
+  }
+  bus_member_leave(asker, BUS_STATE_HALT);
+  close_bench(&bench);
+}

@@ -1,6 +1,7 @@
 #include "tools/busctl.h"
 
 #include "shm/clock.h"
+#include "shm/llm_record.h"
 #include "shm/member.h"
 #include "shm/ring.h"
 
@@ -178,21 +179,38 @@ static bool find_position(const struct busctl_scan *scan, const struct busctl_fi
   return false;
 }
 
-/* The age of the newest record that the producer has reported, by the time that features and
- * signals begin with. Not known when it is overwritten already, or when the time is none of this
- * clock. */
+/* Where the records of a type say when they were made: a byte offset, -1 for those that do not. */
+static int time_offset(uint32_t record_type)
+{
+  switch (record_type) {
+  case BUS_RECORD_FEATURE:
+    return offsetof(struct bus_feature, timestamp_ns);
+  case BUS_RECORD_SIGNAL:
+    return offsetof(struct bus_signal, timestamp_ns);
+  case BUS_RECORD_LLM_REQUEST:
+    return offsetof(struct bus_llm_request, submitted_ns);
+  case BUS_RECORD_LLM_REPLY:
+    return offsetof(struct bus_llm_reply, done_ns);
+  default:
+    return -1;
+  }
+}
+
+/* The age of the newest record that the producer has reported. Not known when it is overwritten
+ * already, or when the time is none of this clock. */
 static void read_age(const struct bus_ring_header *header, const struct bus_entry *entry,
                      struct busctl_ring *ring)
 {
   const unsigned char *slots = (const unsigned char *)(header + 1);
-  bool timed = entry->record_type == BUS_RECORD_FEATURE || entry->record_type == BUS_RECORD_SIGNAL;
-  if (!timed || ring->committed == 0)
+  const int offset = time_offset(entry->record_type);
+  if (offset < 0 || (uint32_t)offset + 2 * sizeof(uint64_t) > entry->record_size ||
+      ring->committed == 0)
     return;
   uint64_t position = ring->head - 1;
   const unsigned char *slot = slots + (position & (entry->depth - 1)) * entry->record_size;
   const unsigned char *last = slots + ((position - 1) & (entry->depth - 1)) * entry->record_size;
   uint64_t stamp = BUS_LOAD_ACQUIRE(bus_slot_stamp(slot, entry->record_size)); /* O1 */
-  uint64_t time_ns = BUS_LOAD_RELAXED((const bus_word *)(const void *)slot);
+  uint64_t time_ns = BUS_LOAD_RELAXED((const bus_word *)(const void *)(slot + offset));
   BUS_FENCE_ACQUIRE(); /* O2 */
   bool whole = stamp == position + 1 &&
                BUS_LOAD_RELAXED(bus_slot_stamp(last, entry->record_size)) == position;
