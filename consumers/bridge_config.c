@@ -1,6 +1,7 @@
 #include "consumers/bridge_config.h"
 
 #include "consumers/bridge_endpoint.h"
+#include "consumers/ini_line.h"
 #include "consumers/nearest_word.h"
 #include "shm/layout.h"
 #include "shm/options.h"
@@ -455,37 +456,21 @@ static void note_line(struct parser *parser, const char *line)
   }
 }
 
-static bool is_printable(const char *line, size_t length)
-{
-  for (size_t i = 0; i < length; i++)
-    if (((unsigned char)line[i] < ' ' && line[i] != '\t') || line[i] == 0x7f)
-      return false;
-  return true;
-}
-
 /* libinih's fgets: one line. Its handler is called before the next line is read. */
 static char *next_line(char *buffer, int size, void *stream)
 {
   struct parser *parser = stream;
   if (parser->error || parser->at == parser->end)
     return NULL;
-  const char *start = parser->at;
-  const char *newline = memchr(start, '\n', (size_t)(parser->end - start));
-  parser->at = newline ? newline + 1 : parser->end;
-  size_t length = (size_t)((newline ? newline : parser->end) - start);
-  if (length > 0 && start[length - 1] == '\r')
-    length--;
   parser->line++;
-  if (length > LINE_BYTES_MAX || length + 2 > (size_t)size)
+  int error = bus_ini_line_take(&parser->at, parser->end, buffer, (size_t)size, LINE_BYTES_MAX);
+  if (error == BUS_ERROR_NO_SPACE)
     fail_at(parser, parser->line, "longer than %u bytes; a list goes on in an indented line",
             LINE_BYTES_MAX);
-  else if (!is_printable(start, length))
+  else if (error)
     fail_at(parser, parser->line, "holds a control character; use plain text");
-  if (parser->error)
-    return NULL;
-  memcpy(buffer, start, length);
-  strcpy(buffer + length, "\n");
-  note_line(parser, buffer);
+  else
+    note_line(parser, buffer);
   return parser->error ? NULL : buffer;
 }
 

@@ -1,5 +1,6 @@
 #include "tools/bus_config.h"
 
+#include "consumers/ini_line.h"
 #include "shm/layout.h"
 #include "shm/options.h"
 
@@ -85,14 +86,6 @@ static int fail_at(struct parser *parser, uint32_t line, const char *format, ...
   return 0;
 }
 
-static bool is_printable(const char *line, size_t length)
-{
-  for (size_t i = 0; i < length; i++)
-    if (((unsigned char)line[i] < ' ' && line[i] != '\t') || line[i] == 0x7f)
-      return false;
-  return true;
-}
-
 /* What the line tells beyond what libinih passes on: its number, an indent, a section's start. */
 static void note_line(struct parser *parser, const char *line)
 {
@@ -117,24 +110,15 @@ static char *next_line(char *buffer, int size, void *stream)
   if (parser->error || parser->at == parser->end)
     return NULL;
   parser->line++;
-  const char *start = parser->at;
-  const char *newline = memchr(start, '\n', (size_t)(parser->end - start));
-  parser->at = newline ? newline + 1 : parser->end;
-  size_t length = (size_t)((newline ? newline : parser->end) - start);
-  if (length > 0 && start[length - 1] == '\r')
-    length--;
-  if (length > BUS_CONFIG_LINE_BYTES || length + 2 > (size_t)size) {
+  int error =
+      bus_ini_line_take(&parser->at, parser->end, buffer, (size_t)size, BUS_CONFIG_LINE_BYTES);
+  if (error == BUS_ERROR_NO_SPACE)
     fail_at(parser, parser->line, "longer than %u bytes; go on in an indented line",
             BUS_CONFIG_LINE_BYTES);
-    return NULL;
-  }
-  if (!is_printable(start, length)) {
+  else if (error)
     fail_at(parser, parser->line, "holds a control character; use plain text");
-    return NULL;
-  }
-  memcpy(buffer, start, length);
-  strcpy(buffer + length, "\n");
-  note_line(parser, buffer);
+  else
+    note_line(parser, buffer);
   return parser->error ? NULL : buffer;
 }
 
