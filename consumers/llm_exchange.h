@@ -114,8 +114,6 @@ BUS_EXPORT uint32_t bus_llm_answer_end(struct bus_llm_answer *answer, bool broke
 /* Frees all of it. */
 BUS_EXPORT void bus_llm_answer_free(struct bus_llm_answer *answer);
 
-/* English name of a status (enum bus_llm_status) is bus_llm_status_name in shm/llm_client.h. */
-
 BUS_END_DECLARATIONS
 
 #endif
